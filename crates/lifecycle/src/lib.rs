@@ -1,0 +1,27 @@
+//! What happens to generations, workers and drains, as pure state machines.
+//!
+//! [`Lifecycle`] takes an [`Event`] and the time, and says which [`Action`]s
+//! follow; [`Closes`] spreads the closes of drains over time. Nothing here does I/O,
+//! reads a clock or knows a process: the supervisor carries the actions out. So
+//! every order of events can be tried, and random ones are.
+
+mod closes;
+mod machine;
+mod slot;
+mod worker;
+
+pub use closes::{Closes, Plan, Span};
+pub use machine::{Action, Event, Failure, Lifecycle, Phase, Settings};
+pub use slot::Slot;
+pub use worker::{State, Worker};
+
+use std::time::Duration;
+
+/// A moment, as the time since the supervisor started.
+pub type Moment = Duration;
+
+/// Number of a generation; higher is newer.
+pub type Generation = u64;
+
+/// A worker, unique among all workers of a supervisor.
+pub type WorkerId = u64;

@@ -1,0 +1,664 @@
+//! The state machine of generations: `starting → active → draining → gone`.
+//!
+//! A new generation is a candidate until every one of its workers is ready. Then comes
+//! the commit, the one irreversible step: it accepts, the old one drains. What fails
+//! before the commit ends the candidate alone; what fails after it is a slot's restart.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::{Generation, Moment, Slot, State, Worker, WorkerId};
+
+/// Times that govern the machine.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A worker has to be ready within this.
+    pub ready_within: Duration,
+    /// A slot that nobody serves for so long is given to another worker.
+    pub vacant_for: Duration,
+    /// Pause before the first restart in a slot; it doubles with each death.
+    pub backoff_first: Duration,
+    /// Longest such pause.
+    pub backoff_most: Duration,
+    /// A worker that was active for so long has no deaths to its account any more.
+    pub settled_after: Duration,
+    /// What a draining worker gets beyond its deadline, for polite closes, until it is killed.
+    pub overtime: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ready_within: Duration::from_secs(10),
+            vacant_for: Duration::from_millis(500),
+            backoff_first: Duration::from_millis(100),
+            backoff_most: Duration::from_secs(10),
+            settled_after: Duration::from_secs(10),
+            overtime: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A validated configuration wants a generation.
+    Begin {
+        /// Its number, higher than any before.
+        generation: Generation,
+        /// How many slots it has; at least 1.
+        slots: usize,
+        /// What the tunnels of the generation before it get.
+        grace: Duration,
+    },
+    /// A worker said that it is ready.
+    Ready(WorkerId),
+    /// A worker holds nothing any more.
+    Empty(WorkerId),
+    /// A worker's process is gone, or could not be started.
+    Exited(WorkerId),
+    /// The gateway is to stop. A second one may shorten the first.
+    Stop {
+        /// Connections are accepted for so long still.
+        accept_for: Duration,
+        /// Tunnels may stay for so long after that.
+        grace: Duration,
+    },
+    /// Nothing but time has passed.
+    Tick,
+}
+
+/// What has to be done about it, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start a worker.
+    Spawn {
+        /// Its name from now on.
+        worker: WorkerId,
+        /// Its slot.
+        slot: usize,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// The candidate is active from here on: new sockets listen. Nothing rolls back after this.
+    Commit(Generation),
+    /// Let a worker accept from the sockets of a slot.
+    Accept {
+        /// The worker.
+        worker: WorkerId,
+        /// Its own slot, or one that has no worker.
+        slot: usize,
+    },
+    /// Take the sockets of a slot that is not its own back from a worker.
+    TakeBack {
+        /// The worker.
+        worker: WorkerId,
+        /// The slot.
+        slot: usize,
+    },
+    /// Let workers accept nothing more and drain; or drain faster than they were told before.
+    Retire {
+        /// The workers.
+        workers: Vec<WorkerId>,
+        /// When everything that they hold has been closed.
+        deadline: Moment,
+    },
+    /// Tell a worker that holds nothing to exit.
+    Dismiss(WorkerId),
+    /// Kill a worker.
+    Kill {
+        /// The worker.
+        worker: WorkerId,
+        /// Why, for the log.
+        why: &'static str,
+    },
+    /// A slot's worker died; the next one starts later.
+    Restarting {
+        /// The slot.
+        slot: usize,
+        /// Until then.
+        after: Duration,
+    },
+    /// The candidate is given up. The active generation, if any, goes on.
+    Failed {
+        /// The candidate.
+        generation: Generation,
+        /// Why.
+        failure: Failure,
+    },
+    /// The last worker of a generation that is not active is gone.
+    Gone(Generation),
+    /// The last worker is gone after a stop.
+    Finished,
+}
+
+/// Why a candidate was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A worker exited before it was ready, or before the others were.
+    Died {
+        /// The worker.
+        worker: WorkerId,
+        /// Its slot.
+        slot: usize,
+    },
+    /// A worker was not ready in time.
+    Late {
+        /// Its slot.
+        slot: usize,
+    },
+    /// The gateway stops.
+    Stopping,
+    /// Another candidate is starting.
+    Busy,
+}
+
+/// What the gateway as a whole is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Clients are served, or are about to be.
+    Running,
+    /// A stop has been announced, connections are still accepted.
+    Announced {
+        /// Until then.
+        until: Moment,
+        /// Then tunnels get this.
+        grace: Duration,
+    },
+    /// Nothing new is accepted.
+    Stopping,
+}
+
+#[derive(Clone, Debug)]
+struct Group {
+    generation: Generation,
+    slots: usize,
+    grace: Duration,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Lifecycle {
+    settings: Settings,
+    phase: Phase,
+    active: Option<Group>,
+    candidate: Option<Group>,
+    workers: BTreeMap<WorkerId, Worker>,
+    slots: Vec<Slot>,
+    last_worker: WorkerId,
+    finished: bool,
+}
+
+impl Lifecycle {
+    /// Nothing runs yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            phase: Phase::Running,
+            active: None,
+            candidate: None,
+            workers: BTreeMap::new(),
+            slots: Vec::new(),
+            last_worker: 0,
+            finished: false,
+        }
+    }
+
+    /// Takes an event, and says what has to be done about it. Times that have come are
+    /// acted upon as well.
+    #[must_use]
+    pub fn apply(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Begin {
+                generation,
+                slots,
+                grace,
+            } => {
+                self.begin(
+                    now,
+                    Group {
+                        generation,
+                        slots,
+                        grace,
+                    },
+                    &mut actions,
+                );
+            }
+            Event::Ready(worker) => self.ready(now, worker, &mut actions),
+            Event::Empty(worker) => self.empty(worker, &mut actions),
+            Event::Exited(worker) => self.exited(now, worker, &mut actions),
+            Event::Stop { accept_for, grace } => self.stop(now, accept_for, grace, &mut actions),
+            Event::Tick => {}
+        }
+        self.tick(now, &mut actions);
+        self.finish(&mut actions);
+        actions
+    }
+
+    /// When [`Event::Tick`] is wanted at the latest.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Moment> {
+        let workers = self
+            .workers
+            .values()
+            .filter_map(|worker| match worker.state {
+                State::Starting { until } => Some(until),
+                State::Draining { deadline, .. } => Some(deadline + self.settings.overtime),
+                _ => None,
+            });
+        let lendable = self.workers.values().any(Worker::is_active);
+        let slots = self.slots.iter().flat_map(|slot| {
+            let vacant = slot
+                .vacant_since
+                .filter(|_| lendable)
+                .map(|since| since + self.settings.vacant_for);
+            [slot.restart_at, vacant]
+        });
+        let phase = match self.phase {
+            Phase::Announced { until, .. } => Some(until),
+            _ => None,
+        };
+        workers.chain(slots.flatten()).chain(phase).min()
+    }
+
+    /// What the gateway as a whole is doing.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The generation that accepts.
+    #[must_use]
+    pub fn active(&self) -> Option<Generation> {
+        self.active.as_ref().map(|group| group.generation)
+    }
+
+    /// The generation that is starting.
+    #[must_use]
+    pub fn candidate(&self) -> Option<Generation> {
+        self.candidate.as_ref().map(|group| group.generation)
+    }
+
+    /// Every worker that has not exited.
+    #[must_use]
+    pub fn workers(&self) -> &BTreeMap<WorkerId, Worker> {
+        &self.workers
+    }
+
+    /// Every slot that has sockets, whether the active generation uses it or not.
+    #[must_use]
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    fn begin(&mut self, now: Moment, group: Group, actions: &mut Vec<Action>) {
+        let failure = match (self.phase, &self.candidate) {
+            (Phase::Running, None) => None,
+            (Phase::Running, Some(_)) => Some(Failure::Busy),
+            _ => Some(Failure::Stopping),
+        };
+        if let Some(failure) = failure {
+            actions.push(Action::Failed {
+                generation: group.generation,
+                failure,
+            });
+            return;
+        }
+        for slot in 0..group.slots {
+            self.spawn(now, slot, group.generation, actions);
+        }
+        self.candidate = Some(group);
+    }
+
+    fn spawn(
+        &mut self,
+        now: Moment,
+        slot: usize,
+        generation: Generation,
+        actions: &mut Vec<Action>,
+    ) -> WorkerId {
+        self.last_worker += 1;
+        let worker = self.last_worker;
+        let state = State::Starting {
+            until: now + self.settings.ready_within,
+        };
+        self.workers.insert(
+            worker,
+            Worker {
+                slot,
+                generation,
+                state,
+            },
+        );
+        actions.push(Action::Spawn {
+            worker,
+            slot,
+            generation,
+        });
+        worker
+    }
+
+    fn ready(&mut self, now: Moment, id: WorkerId, actions: &mut Vec<Action>) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if !matches!(worker.state, State::Starting { .. }) {
+            return;
+        }
+        if self
+            .candidate
+            .as_ref()
+            .is_some_and(|group| group.generation == worker.generation)
+        {
+            worker.state = State::Ready;
+            let generation = worker.generation;
+            if self
+                .of(generation)
+                .all(|(_, worker)| worker.state == State::Ready)
+            {
+                self.commit(now, actions);
+            }
+        } else {
+            let slot = worker.slot;
+            worker.state = State::Active { since: now };
+            actions.push(Action::Accept { worker: id, slot });
+            if let Some(lent_to) = self.slots[slot].served_by.filter(|by| *by != id) {
+                actions.push(Action::TakeBack {
+                    worker: lent_to,
+                    slot,
+                });
+            }
+            self.slots[slot].serve(id);
+        }
+    }
+
+    fn of(&self, generation: Generation) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        self.workers
+            .iter()
+            .filter(move |(_, worker)| {
+                worker.generation == generation && worker.state != State::Killed
+            })
+            .map(|(id, worker)| (*id, worker))
+    }
+
+    /// The commit point: the new generation accepts first, then the old one stops.
+    fn commit(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        let Some(group) = self.candidate.take() else {
+            return;
+        };
+        actions.push(Action::Commit(group.generation));
+        self.slots
+            .resize_with(self.slots.len().max(group.slots), Slot::default);
+        self.slots.fill(Slot::default());
+        let new: Vec<_> = self
+            .of(group.generation)
+            .map(|(id, worker)| (id, worker.slot))
+            .collect();
+        for &(worker, slot) in &new {
+            self.activate(now, worker, slot, actions);
+            self.slots[slot].own = Some(worker);
+        }
+        // A slot that the new generation has no worker for keeps its sockets, and is served by another one.
+        for slot in group.slots..self.slots.len() {
+            self.activate(now, new[slot % new.len()].0, slot, actions);
+        }
+        self.give_up_starting("its generation was replaced before it was ready", actions);
+        let old = self.pick(|worker| worker.is_active() && worker.generation != group.generation);
+        self.retire(old, now + group.grace, actions);
+        self.active = Some(group);
+    }
+
+    fn activate(&mut self, now: Moment, id: WorkerId, slot: usize, actions: &mut Vec<Action>) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.state = State::Active { since: now };
+        }
+        self.slots[slot].serve(id);
+        actions.push(Action::Accept { worker: id, slot });
+    }
+
+    fn pick(&self, which: impl Fn(&Worker) -> bool) -> Vec<WorkerId> {
+        self.workers
+            .iter()
+            .filter(|(_, worker)| which(worker))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    fn retire(&mut self, workers: Vec<WorkerId>, deadline: Moment, actions: &mut Vec<Action>) {
+        for id in &workers {
+            if let Some(worker) = self.workers.get_mut(id) {
+                let dismissed = matches!(
+                    worker.state,
+                    State::Draining {
+                        dismissed: true,
+                        ..
+                    }
+                );
+                worker.state = State::Draining {
+                    deadline,
+                    dismissed,
+                };
+            }
+        }
+        if !workers.is_empty() {
+            actions.push(Action::Retire { workers, deadline });
+        }
+    }
+
+    fn give_up_starting(&mut self, why: &'static str, actions: &mut Vec<Action>) {
+        for id in self.pick(|worker| matches!(worker.state, State::Starting { .. } | State::Ready))
+        {
+            self.kill(id, why, actions);
+        }
+    }
+
+    fn kill(&mut self, id: WorkerId, why: &'static str, actions: &mut Vec<Action>) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.state = State::Killed;
+            actions.push(Action::Kill { worker: id, why });
+        }
+    }
+
+    fn empty(&mut self, id: WorkerId, actions: &mut Vec<Action>) {
+        if let Some(Worker {
+            state: State::Draining { dismissed, .. },
+            ..
+        }) = self.workers.get_mut(&id)
+        {
+            if !*dismissed {
+                *dismissed = true;
+                actions.push(Action::Dismiss(id));
+            }
+        }
+    }
+
+    fn exited(&mut self, now: Moment, id: WorkerId, actions: &mut Vec<Action>) {
+        let Some(worker) = self.workers.remove(&id) else {
+            return;
+        };
+        let generation = worker.generation;
+        if self.candidate() == Some(generation) {
+            self.fail(
+                Failure::Died {
+                    worker: id,
+                    slot: worker.slot,
+                },
+                actions,
+            );
+        }
+        if self.active() == Some(generation) && self.phase != Phase::Stopping {
+            self.lost(now, id, &worker, actions);
+        }
+        for slot in self
+            .slots
+            .iter_mut()
+            .filter(|slot| slot.served_by == Some(id))
+        {
+            slot.vacate(now);
+        }
+        let listed = [self.active(), self.candidate()].contains(&Some(generation));
+        if !listed
+            && !self
+                .workers
+                .values()
+                .any(|worker| worker.generation == generation)
+        {
+            actions.push(Action::Gone(generation));
+        }
+    }
+
+    /// A worker of the active generation is gone: its slot gets another one.
+    fn lost(&mut self, now: Moment, id: WorkerId, worker: &Worker, actions: &mut Vec<Action>) {
+        let settings = &self.settings;
+        let slot = &mut self.slots[worker.slot];
+        if slot.own != Some(id) {
+            return;
+        }
+        if let State::Active { since } = worker.state {
+            if now.saturating_sub(since) >= settings.settled_after {
+                slot.deaths = 0;
+            }
+        }
+        slot.schedule_restart(now, settings.backoff_first, settings.backoff_most);
+        let after = slot.restart_at.unwrap_or(now).saturating_sub(now);
+        actions.push(Action::Restarting {
+            slot: worker.slot,
+            after,
+        });
+    }
+
+    /// Gives the candidate up. Its workers have accepted nothing yet.
+    fn fail(&mut self, failure: Failure, actions: &mut Vec<Action>) {
+        let Some(group) = self.candidate.take() else {
+            return;
+        };
+        let own = |worker: &Worker| {
+            worker.generation == group.generation && worker.state != State::Killed
+        };
+        for id in self.pick(own) {
+            self.kill(id, "its generation failed", actions);
+        }
+        actions.push(Action::Failed {
+            generation: group.generation,
+            failure,
+        });
+    }
+
+    fn stop(
+        &mut self,
+        now: Moment,
+        accept_for: Duration,
+        grace: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        self.fail(Failure::Stopping, actions);
+        match self.phase {
+            Phase::Running if !accept_for.is_zero() => {
+                self.phase = Phase::Announced {
+                    until: now + accept_for,
+                    grace,
+                };
+            }
+            Phase::Announced { until, .. } if !accept_for.is_zero() => {
+                self.phase = Phase::Announced {
+                    until: until.min(now + accept_for),
+                    grace,
+                };
+            }
+            _ => self.stop_accepting(now, grace, actions),
+        }
+    }
+
+    fn stop_accepting(&mut self, now: Moment, grace: Duration, actions: &mut Vec<Action>) {
+        self.phase = Phase::Stopping;
+        let deadline = now + grace;
+        self.give_up_starting("wsgate stops", actions);
+        for slot in &mut self.slots {
+            *slot = Slot::default();
+        }
+        let later = self.pick(|worker| match worker.state {
+            State::Draining {
+                deadline: own,
+                dismissed,
+            } => own > deadline && !dismissed,
+            _ => worker.is_active(),
+        });
+        self.retire(later, deadline, actions);
+    }
+
+    fn tick(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        if let Phase::Announced { until, grace } = self.phase {
+            if until <= now {
+                self.stop_accepting(now, grace, actions);
+            }
+        }
+        self.end_the_late(now, actions);
+        self.restart(now, actions);
+        self.lend(now, actions);
+    }
+
+    fn end_the_late(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        let overtime = self.settings.overtime;
+        let late =
+            self.pick(|worker| matches!(worker.state, State::Starting { until } if until <= now));
+        for id in late {
+            let Some(worker) = self.workers.get(&id) else {
+                continue;
+            };
+            if self.candidate() == Some(worker.generation) {
+                self.fail(Failure::Late { slot: worker.slot }, actions);
+            } else if worker.state != State::Killed {
+                self.kill(id, "it was not ready in time", actions);
+            }
+        }
+        let over = |worker: &Worker| {
+            worker
+                .deadline()
+                .is_some_and(|deadline| deadline + overtime <= now)
+        };
+        for id in self.pick(over) {
+            self.kill(id, "it outstayed its deadline", actions);
+        }
+    }
+
+    fn restart(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        let Some(generation) = self.active() else {
+            return;
+        };
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].restart_at.is_some_and(|at| at <= now) {
+                self.slots[slot].restart_at = None;
+                self.slots[slot].own = Some(self.spawn(now, slot, generation, actions));
+            }
+        }
+    }
+
+    /// Gives slots that nobody has served for too long to the worker that serves fewest.
+    fn lend(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        for slot in 0..self.slots.len() {
+            let vacant = self.slots[slot].vacant_since;
+            if vacant.is_none_or(|since| since + self.settings.vacant_for > now) {
+                continue;
+            }
+            let least = self.pick(Worker::is_active).into_iter().min_by_key(|id| {
+                self.slots
+                    .iter()
+                    .filter(|slot| slot.served_by == Some(*id))
+                    .count()
+            });
+            if let Some(worker) = least {
+                self.slots[slot].serve(worker);
+                actions.push(Action::Accept { worker, slot });
+            }
+        }
+    }
+
+    fn finish(&mut self, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Stopping && self.workers.is_empty() && !self.finished {
+            self.finished = true;
+            actions.push(Action::Finished);
+        }
+    }
+}

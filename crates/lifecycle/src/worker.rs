@@ -1,0 +1,63 @@
+//! One worker's life.
+
+use crate::{Generation, Moment};
+
+/// A worker that has been started and has not exited yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// Its slot.
+    pub slot: usize,
+    /// Its generation.
+    pub generation: Generation,
+    /// Where it is in its life.
+    pub state: State,
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has to say `ready` by then.
+    Starting {
+        /// The time limit.
+        until: Moment,
+    },
+    /// It waits for the rest of its generation, and for the commit.
+    Ready,
+    /// It accepts.
+    Active {
+        /// When it began to.
+        since: Moment,
+    },
+    /// It accepts nothing new.
+    Draining {
+        /// When what it holds has been closed.
+        deadline: Moment,
+        /// It holds nothing any more and has been told to exit.
+        dismissed: bool,
+    },
+    /// It has been killed and is not gone yet.
+    Killed,
+}
+
+impl Worker {
+    /// Whether it accepts.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        matches!(self.state, State::Active { .. })
+    }
+
+    /// Whether it accepts nothing any more and is about to go.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        matches!(self.state, State::Draining { .. })
+    }
+
+    /// Its deadline, if it drains.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        match self.state {
+            State::Draining { deadline, .. } => Some(deadline),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! Random orders of events, against a world that carries the actions out and keeps
+//! book of what must always hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use wsgate_lifecycle::{Action, Event, Lifecycle, Moment, Phase, Settings, WorkerId};
+
+/// Something that happens to the gateway; numbers pick among what exists at that moment.
+#[derive(Clone, Debug)]
+enum Happening {
+    Reload { slots: usize, grace_ms: u64 },
+    Ready(usize),
+    Crash(usize),
+    LastTunnelEnds(usize),
+    Stop { accept_for_ms: u64, grace_ms: u64 },
+    TimePasses { ms: u64 },
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        3 => (1usize..5, 0u64..20_000).prop_map(|(slots, grace_ms)| Happening::Reload { slots, grace_ms }),
+        9 => any::<usize>().prop_map(Happening::Ready),
+        4 => any::<usize>().prop_map(Happening::Crash),
+        4 => any::<usize>().prop_map(Happening::LastTunnelEnds),
+        1 => (0u64..2_000, 0u64..5_000)
+            .prop_map(|(accept_for_ms, grace_ms)| Happening::Stop { accept_for_ms, grace_ms }),
+        6 => (0u64..3_000).prop_map(|ms| Happening::TimePasses { ms }),
+    ]
+}
+
+/// A process, as the world sees it.
+#[derive(Debug, Default)]
+struct Process {
+    generation: u64,
+    slot: usize,
+    said_ready: bool,
+    accepts: BTreeSet<usize>,
+    deadline: Option<Moment>,
+    dismissed: bool,
+    killed: bool,
+}
+
+#[derive(Default)]
+struct World {
+    now: Moment,
+    processes: BTreeMap<WorkerId, Process>,
+    committed: Vec<u64>,
+    failed: BTreeSet<u64>,
+    gone: BTreeSet<u64>,
+    next_generation: u64,
+    finished: bool,
+    slots_ever: usize,
+}
+
+impl World {
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            let refusal = matches!(action, Action::Failed { .. });
+            assert!(
+                !self.finished || refusal,
+                "nothing follows the end: {action:?}"
+            );
+            self.carry_out_one(action);
+        }
+    }
+
+    fn carry_out_one(&mut self, action: Action) {
+        match action {
+            Action::Spawn {
+                worker,
+                slot,
+                generation,
+            } => {
+                let process = Process {
+                    generation,
+                    slot,
+                    ..Process::default()
+                };
+                assert!(
+                    self.processes.insert(worker, process).is_none(),
+                    "an id is used once"
+                );
+            }
+            Action::Commit(generation) => {
+                let mut own = self
+                    .processes
+                    .values()
+                    .filter(|process| process.generation == generation && !process.killed);
+                assert!(
+                    own.all(|process| process.said_ready),
+                    "a commit waits for every worker"
+                );
+                assert!(
+                    !self.failed.contains(&generation),
+                    "what failed never commits"
+                );
+                self.committed.push(generation);
+            }
+            Action::Accept { worker, slot } => {
+                let newest = *self
+                    .committed
+                    .last()
+                    .expect("accepting comes after a commit");
+                let process = self.processes.get_mut(&worker).expect("a live worker");
+                assert_eq!(
+                    process.generation, newest,
+                    "only the active generation accepts anew"
+                );
+                assert!(process.said_ready && !process.killed && process.deadline.is_none());
+                process.accepts.insert(slot);
+                self.slots_ever = self.slots_ever.max(slot + 1);
+            }
+            Action::TakeBack { worker, slot } => {
+                let served = self
+                    .processes
+                    .iter()
+                    .any(|(id, process)| *id != worker && process.accepts.contains(&slot));
+                assert!(
+                    served,
+                    "a slot is taken back only when its own worker accepts"
+                );
+                let process = self.processes.get_mut(&worker).expect("a live worker");
+                assert!(process.slot != slot && process.accepts.remove(&slot));
+            }
+            Action::Retire { workers, deadline } => {
+                for worker in workers {
+                    let process = self.processes.get_mut(&worker).expect("a live worker");
+                    assert!(
+                        process.deadline.is_none_or(|before| deadline < before),
+                        "a deadline never moves away"
+                    );
+                    process.deadline = Some(deadline);
+                    process.accepts.clear();
+                }
+            }
+            Action::Dismiss(worker) => {
+                let process = self.processes.get_mut(&worker).expect("a live worker");
+                assert!(process.deadline.is_some() && !process.dismissed);
+                process.dismissed = true;
+            }
+            Action::Kill { worker, .. } => {
+                let process = self.processes.get_mut(&worker).expect("a live worker");
+                assert!(
+                    process.accepts.is_empty(),
+                    "a worker that accepts is never killed: {process:?}"
+                );
+                assert!(!process.killed);
+                process.killed = true;
+            }
+            Action::Failed { generation, .. } => {
+                assert!(
+                    !self.committed.contains(&generation),
+                    "what was committed never rolls back"
+                );
+                assert!(self.failed.insert(generation));
+            }
+            Action::Gone(generation) => {
+                assert!(self.gone.insert(generation), "a generation goes once");
+                assert!(
+                    self.processes
+                        .values()
+                        .all(|process| process.generation != generation)
+                );
+            }
+            Action::Finished => {
+                assert!(self.processes.is_empty());
+                self.finished = true;
+            }
+            Action::Restarting { .. } => {}
+        }
+    }
+
+    fn pick(&self, n: usize, which: impl Fn(&Process) -> bool) -> Option<WorkerId> {
+        let matching: Vec<_> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| which(process))
+            .map(|(id, _)| *id)
+            .collect();
+        matching.get(n.checked_rem(matching.len())?).copied()
+    }
+
+    fn event(&mut self, happening: Happening) -> Option<Event> {
+        Some(match happening {
+            Happening::Reload { slots, grace_ms } => {
+                self.next_generation += 1;
+                Event::Begin {
+                    generation: self.next_generation,
+                    slots,
+                    grace: Duration::from_millis(grace_ms),
+                }
+            }
+            Happening::Ready(n) => {
+                let worker = self.pick(n, |process| !process.said_ready && !process.killed)?;
+                self.processes.get_mut(&worker)?.said_ready = true;
+                Event::Ready(worker)
+            }
+            Happening::Crash(n) => {
+                let worker = self.pick(n, |_| true)?;
+                self.processes.remove(&worker);
+                Event::Exited(worker)
+            }
+            Happening::LastTunnelEnds(n) => {
+                Event::Empty(self.pick(n, |process| process.deadline.is_some())?)
+            }
+            Happening::Stop {
+                accept_for_ms,
+                grace_ms,
+            } => Event::Stop {
+                accept_for: Duration::from_millis(accept_for_ms),
+                grace: Duration::from_millis(grace_ms),
+            },
+            Happening::TimePasses { ms } => {
+                self.now += Duration::from_millis(ms);
+                Event::Tick
+            }
+        })
+    }
+
+    /// What was told to go goes: killed processes die, dismissed ones exit.
+    fn reap(&mut self, lifecycle: &mut Lifecycle) {
+        while let Some(worker) = self.pick(0, |process| process.killed || process.dismissed) {
+            self.processes.remove(&worker);
+            let actions = lifecycle.apply(self.now, Event::Exited(worker));
+            self.carry_out(actions);
+        }
+    }
+
+    fn check(&self, lifecycle: &Lifecycle, settings: &Settings) {
+        let accepting: BTreeSet<u64> = self
+            .processes
+            .values()
+            .filter(|process| !process.accepts.is_empty())
+            .map(|process| process.generation)
+            .collect();
+        assert!(
+            accepting.len() <= 1,
+            "two active generations: {accepting:?}"
+        );
+        if let Some(generation) = lifecycle.active() {
+            assert_eq!(self.committed.last(), Some(&generation));
+        }
+        for process in self.processes.values() {
+            let over = process
+                .deadline
+                .is_some_and(|deadline| deadline + settings.overtime <= self.now);
+            assert!(
+                !over || process.killed || process.dismissed,
+                "a drain outlived its deadline: {process:?}"
+            );
+        }
+        for slot in 0..self.slots_ever {
+            let servers = self
+                .processes
+                .values()
+                .filter(|process| process.accepts.contains(&slot))
+                .count();
+            assert!(servers <= 1, "slot {slot} is served {servers} times");
+        }
+        self.check_vacancies(lifecycle, settings);
+        if let Some(at) = lifecycle.wake_at() {
+            assert!(at > self.now, "a timer that has come was not acted upon");
+        }
+    }
+
+    fn check_vacancies(&self, lifecycle: &Lifecycle, settings: &Settings) {
+        let anybody = self
+            .processes
+            .values()
+            .any(|process| !process.accepts.is_empty());
+        if lifecycle.phase() == Phase::Stopping || !anybody {
+            return;
+        }
+        for (number, slot) in lifecycle.slots().iter().enumerate() {
+            let served = self
+                .processes
+                .values()
+                .any(|process| process.accepts.contains(&number));
+            let waited = slot
+                .vacant_since
+                .map(|since| self.now.saturating_sub(since));
+            assert!(
+                served || waited.is_some_and(|waited| waited < settings.vacant_for),
+                "slot {number} waits: {slot:?}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_promises_hold(happenings in proptest::collection::vec(happening(), 1..120)) {
+        let settings = Settings::default();
+        let mut lifecycle = Lifecycle::new(settings.clone());
+        let mut world = World::default();
+        for happening in happenings {
+            let Some(event) = world.event(happening) else { continue };
+            let before: Vec<_> = world.processes.values().filter(|process| !process.accepts.is_empty()).map(|process| process.slot).collect();
+            let failed = world.failed.len();
+            let crash = matches!(event, Event::Exited(_));
+            let actions = lifecycle.apply(world.now, event);
+            world.carry_out(actions);
+            if world.failed.len() > failed && lifecycle.phase() == Phase::Running && !crash {
+                let after = world.processes.values().filter(|process| !process.accepts.is_empty()).count();
+                prop_assert!(after >= before.len(), "a failed candidate took workers from the active generation");
+            }
+            world.check(&lifecycle, &settings);
+            world.reap(&mut lifecycle);
+            world.check(&lifecycle, &settings);
+        }
+    }
+
+    #[test]
+    fn after_a_stop_everything_ends_by_the_deadline(
+        happenings in proptest::collection::vec(happening(), 1..60),
+        grace_ms in 0u64..5_000,
+    ) {
+        let settings = Settings::default();
+        let mut lifecycle = Lifecycle::new(settings.clone());
+        let mut world = World::default();
+        for happening in happenings {
+            let Some(event) = world.event(happening) else { continue };
+            let actions = lifecycle.apply(world.now, event);
+            world.carry_out(actions);
+            world.reap(&mut lifecycle);
+        }
+        if !world.finished {
+            let stop = Event::Stop { accept_for: Duration::ZERO, grace: Duration::from_millis(grace_ms) };
+            let actions = lifecycle.apply(world.now, stop);
+            world.carry_out(actions);
+            world.now += Duration::from_millis(grace_ms) + settings.overtime;
+            let actions = lifecycle.apply(world.now, Event::Tick);
+            world.carry_out(actions);
+            world.reap(&mut lifecycle);
+        }
+        prop_assert!(world.finished, "left over: {:?}", world.processes);
+    }
+}
+
+fn ready_gateway(slots: usize) -> (Lifecycle, World) {
+    let mut lifecycle = Lifecycle::new(Settings::default());
+    let mut world = World::default();
+    let event = world
+        .event(Happening::Reload {
+            slots,
+            grace_ms: 1_000,
+        })
+        .expect("an event");
+    world.carry_out(lifecycle.apply(world.now, event));
+    for _ in 0..slots {
+        let event = world
+            .event(Happening::Ready(0))
+            .expect("a worker that starts");
+        world.carry_out(lifecycle.apply(world.now, event));
+    }
+    (lifecycle, world)
+}
+
+#[test]
+fn restarts_in_a_slot_come_after_100_ms_that_double_up_to_10_s() {
+    let (mut lifecycle, mut world) = ready_gateway(2);
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        let dying = lifecycle.slots()[0].own.expect("a worker in slot 0");
+        world.processes.remove(&dying);
+        let actions = lifecycle.apply(world.now, Event::Exited(dying));
+        pauses.extend(actions.iter().find_map(|action| match action {
+            Action::Restarting { slot: 0, after } => Some(after.as_millis()),
+            _ => None,
+        }));
+        world.carry_out(actions);
+        world.now = lifecycle.slots()[0].restart_at.expect("a restart");
+        let actions = lifecycle.apply(world.now, Event::Tick);
+        world.carry_out(actions);
+    }
+    assert_eq!(
+        pauses,
+        [100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]
+    );
+}
+
+#[test]
+fn a_slot_without_a_worker_for_500_ms_is_served_by_another_until_it_has_one() {
+    let (mut lifecycle, mut world) = ready_gateway(2);
+    world.processes.remove(&1);
+    world.carry_out(lifecycle.apply(world.now, Event::Exited(1)));
+    world.now = Duration::from_millis(499);
+    world.carry_out(lifecycle.apply(world.now, Event::Tick));
+    assert!(!world.processes[&2].accepts.contains(&0));
+    world.now = Duration::from_millis(500);
+    assert_eq!(lifecycle.wake_at(), Some(world.now));
+    world.carry_out(lifecycle.apply(world.now, Event::Tick));
+    assert!(world.processes[&2].accepts.contains(&0));
+    let event = world.event(Happening::Ready(0)).expect("the successor");
+    world.carry_out(lifecycle.apply(world.now, event));
+    assert!(!world.processes[&2].accepts.contains(&0));
+    assert!(world.processes[&3].accepts.contains(&0));
+}
+
+#[test]
+fn the_last_tunnels_end_ends_the_worker() {
+    let (mut lifecycle, mut world) = ready_gateway(1);
+    let reload = world
+        .event(Happening::Reload {
+            slots: 1,
+            grace_ms: 60_000,
+        })
+        .expect("an event");
+    world.carry_out(lifecycle.apply(world.now, reload));
+    let event = world
+        .event(Happening::Ready(0))
+        .expect("a worker that starts");
+    world.carry_out(lifecycle.apply(world.now, event));
+    assert_eq!(
+        lifecycle.apply(world.now, Event::Empty(1)),
+        [Action::Dismiss(1)]
+    );
+    assert_eq!(
+        lifecycle.apply(world.now, Event::Exited(1)),
+        [Action::Gone(1)]
+    );
+}
+
+#[test]
+fn a_worker_that_is_never_ready_ends_its_generation_only() {
+    let (mut lifecycle, mut world) = ready_gateway(1);
+    let reload = world
+        .event(Happening::Reload {
+            slots: 1,
+            grace_ms: 60_000,
+        })
+        .expect("an event");
+    world.carry_out(lifecycle.apply(world.now, reload));
+    world.now = lifecycle.wake_at().expect("a time limit");
+    world.carry_out(lifecycle.apply(world.now, Event::Tick));
+    assert!(world.failed.contains(&2));
+    assert_eq!(lifecycle.active(), Some(1));
+    assert!(world.processes[&1].accepts.contains(&0));
+}

@@ -1,0 +1,160 @@
+//! Messages between the supervisor and a worker.
+//!
+//! Each is one JSON text in one SOCK_SEQPACKET message, with descriptors beside
+//! it (SCM_RIGHTS) in the order that the message names. A message that its
+//! receiver does not understand is fatal to the worker: the two come from one image.
+
+use serde::{Deserialize, Serialize};
+
+use crate::admin::{ServerState, TunnelFilter};
+
+/// The first thing either side checks.
+pub const VERSION: u32 = 1;
+
+/// From the supervisor to a worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToWorker {
+    /// The first message. Descriptors: the config (sealed memfd, JSON), the board.
+    Boot(Boot),
+    /// Listening sockets, which the worker keeps but does not accept from until
+    /// [`ToWorker::Accept`]. Descriptors: one a socket, in order. May come several
+    /// times, before and after `ready`.
+    Sockets {
+        /// What each descriptor is.
+        sockets: Vec<SocketSpec>,
+    },
+    /// After the last [`ToWorker::Sockets`] of the start: answer [`FromWorker::Ready`].
+    Prepare,
+    /// Accept from every socket of these slots that the worker has (and from
+    /// Unix sockets, which belong to no slot, with the first of them).
+    Accept {
+        /// The slots.
+        slots: Vec<usize>,
+    },
+    /// Stop accepting from the sockets of this slot, and close them. Connections
+    /// that wait in their queue are left to whoever accepts from them next.
+    Return {
+        /// The slot.
+        slot: usize,
+    },
+    /// Stop accepting for good, close all listening sockets, finish requests in
+    /// flight, and let tunnels stay until the closes of `plan`.
+    Retire {
+        /// When tunnels are closed.
+        plan: ClosePlan,
+    },
+    /// The operator's word about servers: all that are not `ready`.
+    Servers {
+        /// The whole list; servers that are not in it are `ready`.
+        states: Vec<ServerStateOf>,
+    },
+    /// A server's tunnels get their deadlines.
+    DrainServer {
+        /// Its number.
+        server: u32,
+        /// When they are closed.
+        plan: ClosePlan,
+    },
+    /// A server's tunnels lose the deadlines that [`ToWorker::DrainServer`] gave them.
+    UndrainServer {
+        /// Its number.
+        server: u32,
+    },
+    /// Answer [`FromWorker::Pong`].
+    Ping {
+        /// Comes back.
+        nonce: u64,
+    },
+    /// Write every tunnel that matches as one line of JSON to the descriptor
+    /// beside this message (a pipe), then close it.
+    Tunnels {
+        /// Which ones.
+        filter: TunnelFilter,
+    },
+    /// Reopen log files.
+    ReopenLogs,
+    /// End the process: nothing is held any more, or nothing may be.
+    Exit,
+}
+
+/// What a worker is to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Boot {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Unique among all workers of this supervisor.
+    pub worker: u64,
+    /// Begins the ids of requests and tunnels: differs between supervisors.
+    pub instance: u64,
+    /// Its slot.
+    pub slot: usize,
+    /// Its generation.
+    pub generation: u64,
+    /// The block of the board that is its own.
+    pub block: usize,
+    /// The operator's word about servers, as [`ToWorker::Servers`].
+    pub states: Vec<ServerStateOf>,
+}
+
+/// One listening socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketSpec {
+    /// The listener's address, as in the configuration.
+    pub listener: String,
+    /// The slot that owns it; `None` for a Unix socket, which all slots share.
+    pub slot: Option<usize>,
+}
+
+/// A server that is not `ready`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStateOf {
+    /// Its number.
+    pub server: u32,
+    /// Its state.
+    pub state: ServerState,
+}
+
+/// When a worker closes tunnels: evenly over these windows, laid end to end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosePlan {
+    /// Status code of the Close frame.
+    pub code: u16,
+    /// Its reason, at most 123 bytes.
+    pub reason: String,
+    /// When closes may begin, in milliseconds from the receipt of the message;
+    /// ordered and disjoint. Empty: all at once, now.
+    pub windows: Vec<Window>,
+}
+
+/// A span of time, in milliseconds from the receipt of its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// First moment.
+    pub from_ms: u64,
+    /// Last moment.
+    pub to_ms: u64,
+}
+
+/// From a worker to the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromWorker {
+    /// Everything needed is there: routing table built, sockets registered.
+    Ready {
+        /// [`VERSION`].
+        version: u32,
+    },
+    /// It cannot do what it is for, and is about to exit.
+    Failed {
+        /// Why, in words for an operator.
+        reason: String,
+    },
+    /// Answer to [`ToWorker::Ping`].
+    Pong {
+        /// As in the question.
+        nonce: u64,
+    },
+    /// After [`ToWorker::Retire`]: no tunnel and no request is left.
+    Empty,
+}
