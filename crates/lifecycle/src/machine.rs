@@ -466,11 +466,10 @@ impl Lifecycle {
             state: State::Draining { dismissed, .. },
             ..
         }) = self.workers.get_mut(&id)
+            && !*dismissed
         {
-            if !*dismissed {
-                *dismissed = true;
-                actions.push(Action::Dismiss(id));
-            }
+            *dismissed = true;
+            actions.push(Action::Dismiss(id));
         }
     }
 
@@ -516,10 +515,10 @@ impl Lifecycle {
         if slot.own != Some(id) {
             return;
         }
-        if let State::Active { since } = worker.state {
-            if now.saturating_sub(since) >= settings.settled_after {
-                slot.deaths = 0;
-            }
+        if let State::Active { since } = worker.state
+            && now.saturating_sub(since) >= settings.settled_after
+        {
+            slot.deaths = 0;
         }
         slot.schedule_restart(now, settings.backoff_first, settings.backoff_most);
         let after = slot.restart_at.unwrap_or(now).saturating_sub(now);
@@ -589,10 +588,10 @@ impl Lifecycle {
     }
 
     fn tick(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        if let Phase::Announced { until, grace } = self.phase {
-            if until <= now {
-                self.stop_accepting(now, grace, actions);
-            }
+        if let Phase::Announced { until, grace } = self.phase
+            && until <= now
+        {
+            self.stop_accepting(now, grace, actions);
         }
         self.end_the_late(now, actions);
         self.restart(now, actions);

@@ -1,0 +1,220 @@
+//! Addresses: where clients come in and where servers are.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::error::Complaint;
+use crate::pattern::is_host_name;
+use crate::{ListenAddress, ServerAddress};
+
+/// `sun_path` of unix(7) has room for 107 bytes and a NUL.
+const LONGEST_SOCKET_PATH: usize = 107;
+
+/// `0.0.0.0:80`, `[::]:80` or `unix:/run/x.sock`.
+pub(crate) fn listen(text: &str) -> Result<ListenAddress, Complaint> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return socket_path(path).map(ListenAddress::Unix);
+    }
+    ip_and_port(text).map(ListenAddress::Tcp)
+}
+
+/// An address of this machine and a port, 0 for any.
+pub(crate) fn ip_and_port(text: &str) -> Result<SocketAddr, Complaint> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let help = match (text.rsplit_once(':'), text.parse::<IpAddr>()) {
+        (_, Ok(IpAddr::V4(ip))) => format!("the port is missing: write \"{ip}:8080\""),
+        (_, Ok(IpAddr::V6(ip))) => format!("address in brackets, then the port: \"[{ip}]:8080\""),
+        (Some((_, port)), _) if port.parse::<u16>().is_ok() && text.contains("://") => {
+            format!("write address and port alone: \"0.0.0.0:{port}\"")
+        }
+        (Some(("" | "*", port)), _) if port.parse::<u16>().is_ok() => {
+            format!("write \"0.0.0.0:{port}\" (IPv4) or \"[::]:{port}\" (IPv6)")
+        }
+        (Some(("localhost", port)), _) if port.parse::<u16>().is_ok() => {
+            format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\"")
+        }
+        (None, _) if text.parse::<u16>().is_ok() => format!("write \"0.0.0.0:{text}\""),
+        (None, _) if text.starts_with('/') => format!("a Unix socket is written \"unix:{text}\""),
+        _ => "write an IP address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\"".to_owned(),
+    };
+    Err(Complaint::new(
+        format!("`{text}` is not an address to listen on"),
+        help,
+    ))
+}
+
+/// An absolute path that fits a socket's address.
+pub(crate) fn socket_path(text: &str) -> Result<PathBuf, Complaint> {
+    let path = absolute_path(text)?;
+    if text.len() > LONGEST_SOCKET_PATH {
+        return Err(Complaint::new(
+            format!("`{text}` is too long for a Unix socket"),
+            format!("its path has at most {LONGEST_SOCKET_PATH} bytes"),
+        ));
+    }
+    Ok(path)
+}
+
+/// A path that does not depend on where wsgate was started.
+pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, Complaint> {
+    if !text.starts_with('/') {
+        return Err(Complaint::new(
+            format!("`{text}` is not an absolute path"),
+            "it begins with a slash: \"/run/wsgate/…\"",
+        ));
+    }
+    if text.contains('\0') || text.ends_with('/') {
+        return Err(Complaint::new(
+            format!("`{}` is not a file's path", text.escape_debug()),
+            "write a path such as \"/run/wsgate/name\"",
+        ));
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// `10.0.0.1:9000`, `[::1]:9000`, `chat.internal:9000` or `unix:/run/chat.sock`.
+pub(crate) fn server(text: &str) -> Result<ServerAddress, Complaint> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return socket_path(path).map(ServerAddress::Unix);
+    }
+    let wrong = |help: String| {
+        let message = format!("`{text}` is not a server's address");
+        Err(Complaint::new(message, help))
+    };
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return wrong(without_scheme(scheme, rest));
+    }
+    if text.starts_with('/') {
+        return wrong(format!("a Unix socket is written \"unix:{text}\""));
+    }
+    if let Some((address, _)) = text.split_once('/') {
+        return wrong(format!("a server has no path: write \"{address}\""));
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => return wrong("no server has port 0".to_owned()),
+        Ok(address) => return Ok(ServerAddress::Ip(address)),
+        Err(_) => {}
+    }
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<Ipv6Addr>() {
+        return wrong(format!("write it with its port: \"[{ip}]:9000\""));
+    }
+    let Some((name, port)) = text.rsplit_once(':') else {
+        let name = if text.is_empty() { "127.0.0.1" } else { text };
+        return wrong(format!("the port is missing: write \"{name}:9000\""));
+    };
+    let Some(port) = port.parse::<u16>().ok().filter(|port| *port > 0) else {
+        return wrong(format!("the port is a number up to 65535: \"{name}:9000\""));
+    };
+    // `10.0.0.300` is no name: a top-level domain is never a number.
+    let numeric = name
+        .rsplit('.')
+        .next()
+        .is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()));
+    if numeric || !is_host_name(name) {
+        return wrong(
+            "write host and port, as \"10.0.0.1:9000\" or \"chat.internal:9000\"".to_owned(),
+        );
+    }
+    Ok(ServerAddress::Name(name.to_owned(), port))
+}
+
+fn without_scheme(scheme: &str, rest: &str) -> String {
+    let secure = matches!(scheme, "https" | "wss");
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let has_port = authority
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let port = match (has_port, secure) {
+        (true, _) => "",
+        (false, false) => ":80",
+        (false, true) => ":443",
+    };
+    let tls = if secure {
+        "; TLS to servers is not supported yet"
+    } else {
+        ""
+    };
+    format!("write host and port alone: \"{authority}{port}\"{tls}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn help<T: std::fmt::Debug>(result: Result<T, Complaint>) -> String {
+        result.unwrap_err().help.unwrap()
+    }
+
+    #[test]
+    fn listeners_are_tcp_or_unix() {
+        for text in ["0.0.0.0:80", "[::]:80", "127.0.0.1:0", "unix:/run/x.sock"] {
+            assert_eq!(listen(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn wrong_listeners_say_what_to_write() {
+        assert!(help(listen("8080")).contains("\"0.0.0.0:8080\""));
+        assert!(help(listen(":8080")).contains("\"[::]:8080\""));
+        assert!(help(listen("*:8080")).contains("\"0.0.0.0:8080\""));
+        assert!(help(listen("localhost:8080")).contains("\"127.0.0.1:8080\""));
+        assert!(help(listen("127.0.0.1")).contains("\"127.0.0.1:8080\""));
+        assert!(help(listen("::1")).contains("\"[::1]:8080\""));
+        assert!(help(listen("/run/x.sock")).contains("\"unix:/run/x.sock\""));
+        assert!(help(listen("http://0.0.0.0:80")).contains("\"0.0.0.0:80\""));
+        assert!(help(listen("unix:x.sock")).contains("slash"));
+        assert!(help(listen(&format!("unix:/{}", "x".repeat(107)))).contains("107"));
+        assert!(listen("0.0.0.0:99999").is_err());
+        assert!(listen("").is_err());
+    }
+
+    #[test]
+    fn servers_are_addresses_names_or_sockets() {
+        for text in [
+            "10.0.0.1:9000",
+            "[::1]:9000",
+            "chat-a.internal:9000",
+            "unix:/run/c.sock",
+        ] {
+            assert_eq!(server(text).unwrap().to_string(), text);
+        }
+        assert_eq!(
+            server("a_b:1"),
+            Ok(ServerAddress::Name("a_b".to_owned(), 1))
+        );
+    }
+
+    #[test]
+    fn wrong_servers_say_what_to_write() {
+        assert!(help(server("chat.internal")).contains("\"chat.internal:9000\""));
+        assert!(help(server("http://10.0.0.1:9000/x")).contains("\"10.0.0.1:9000\""));
+        assert!(help(server("http://chat.internal")).contains("\"chat.internal:80\""));
+        assert!(help(server("wss://chat.internal")).contains("not supported yet"));
+        assert!(help(server("10.0.0.1:9000/x")).contains("\"10.0.0.1:9000\""));
+        assert!(help(server("::1")).contains("\"[::1]:9000\""));
+        assert!(help(server("/run/chat.sock")).contains("\"unix:/run/chat.sock\""));
+        for text in [
+            "10.0.0.300:80",
+            "a b:80",
+            "a:0",
+            "10.0.0.1:0",
+            "a:99999",
+            "",
+            ":80",
+            "unix:",
+        ] {
+            assert!(server(text).is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_them_panic(text in "\\PC{0,30}|(unix:|http://)?[a-f0-9.:/\\[\\]]{0,20}") {
+            let _ = listen(&text);
+            let _ = server(&text);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What every file may hold: listeners, routes and upstreams.
+
+use std::time::Duration;
+
+use super::{POSITIVE, Placed, narrow};
+use crate::decode::{Section, Spot, Value};
+use crate::error::Complaint;
+use crate::{
+    Balance, HostPattern, Listener, PathPattern, Route, Server, Upstream, address, pattern,
+};
+
+/// One `[[route]]` with the places of what it refers to.
+#[derive(Debug)]
+pub(crate) struct DraftRoute {
+    pub(crate) route: Route,
+    pub(crate) spot: Spot,
+    /// `None` if it is missing or wrong, which is noted already.
+    pub(crate) upstream: Option<Spot>,
+    /// Whether hosts and path are as written: not if one of them was wrong.
+    pub(crate) matches: bool,
+}
+
+pub(super) fn listener(mut section: Section<'_>) -> Option<Placed<Listener>> {
+    let mut spot = section.spot();
+    let address = section.optional("address", |it| {
+        spot = it.spot();
+        it.read(address::listen)
+    });
+    section.require(
+        "address",
+        &[],
+        "write for example address = \"0.0.0.0:8080\"",
+    );
+    section.finish(&["proxy_protocol", "trusted_proxies", "tls"]);
+    let value = Listener { address: address? };
+    Some(Placed { value, spot })
+}
+
+pub(super) fn route(mut section: Section<'_>) -> DraftRoute {
+    let spot = section.spot();
+    let hosts = section.read("host", Some(Vec::new()), |it| hosts(it).map(Some));
+    let mut path_is_right = true;
+    let path = section.read("path", None, |it| {
+        let path = it.read(pattern::path);
+        path_is_right = path.is_ok();
+        path.map(Some)
+    });
+    let mut upstream_spot = None;
+    let upstream = section.optional("upstream", |it| {
+        let name = it.text()?.to_owned();
+        upstream_spot = Some(it.spot());
+        Ok(name)
+    });
+    let hour = Duration::from_secs(3600);
+    let idle_timeout = section.read("idle_timeout", hour, |it| it.duration(POSITIVE));
+    section.require(
+        "upstream",
+        &["files"],
+        "write upstream = \"NAME\" with the name of an [upstream.NAME]",
+    );
+    section.finish(&[
+        "send_timeout",
+        "max_age",
+        "ping_interval",
+        "origins",
+        "strip_prefix",
+        "access",
+        "headers",
+        "files",
+    ]);
+    DraftRoute {
+        matches: hosts.is_some() && path_is_right,
+        route: Route {
+            hosts: hosts.unwrap_or_default(),
+            path: path.unwrap_or_else(|| PathPattern::Segments(String::new())),
+            upstream: upstream.unwrap_or_default(),
+            idle_timeout,
+            number: 0,
+        },
+        spot,
+        upstream: upstream_spot,
+    }
+}
+
+/// A host or several; each wrong one is noted.
+fn hosts(value: &Value<'_>) -> Result<Vec<HostPattern>, Complaint> {
+    let Some(items) = value.items() else {
+        return Ok(vec![value.read(pattern::host)?]);
+    };
+    if items.is_empty() {
+        return Err(Complaint::new(
+            "`host` is empty",
+            "leave it out: the route is for any host then",
+        ));
+    }
+    let mut hosts = Vec::new();
+    for item in &items {
+        match item.read(pattern::host) {
+            Ok(host) if hosts.contains(&host) => item.complain(Complaint::new(
+                format!("host `{host}` is named twice"),
+                "remove one of the two",
+            )),
+            Ok(host) => hosts.push(host),
+            Err(complaint) => item.complain(complaint),
+        }
+    }
+    Ok(hosts)
+}
+
+pub(super) fn upstream(name: &str, value: &Value<'_>) -> Placed<(String, Upstream)> {
+    let title = format!("[upstream.{name}]");
+    let help = "write `[upstream.NAME]` and below it what the servers are";
+    if !is_name(name) {
+        value.complain_of_key(Complaint::new(
+            format!("`{name}` cannot be the name of an upstream"),
+            "use up to 64 letters, digits and the characters - _ .",
+        ));
+    }
+    let upstream = value.section(&title, help).map(upstream_fields);
+    Placed {
+        value: (name.to_owned(), upstream.unwrap_or_else(no_upstream)),
+        spot: value.key.clone(),
+    }
+}
+
+/// It stands in commands (`UPSTREAM/SERVER`), in URLs and in metrics.
+fn is_name(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with('.')
+}
+
+/// In place of one that is no section, which is noted.
+fn no_upstream() -> Upstream {
+    Upstream {
+        balance: Balance::RoundRobin,
+        connect_timeout: POSITIVE,
+        retries: 0,
+        servers: Vec::new(),
+    }
+}
+
+fn upstream_fields(mut section: Section<'_>) -> Upstream {
+    let timeout = Duration::from_secs(4);
+    let upstream = Upstream {
+        balance: section.read("balance", Balance::RoundRobin, balance),
+        connect_timeout: section.read("connect_timeout", timeout, |it| it.duration(POSITIVE)),
+        retries: section.read("retries", 2, |it| it.number(0..=100).map(narrow)),
+        servers: section.read("servers", Vec::new(), servers),
+    };
+    section.require(
+        "servers",
+        &["discover"],
+        "write for example servers = [\"127.0.0.1:9001\"]",
+    );
+    section.finish(&[
+        "hash",
+        "discover",
+        "source",
+        "tls",
+        "slow_start",
+        "health",
+        "drain",
+    ]);
+    upstream
+}
+
+fn balance(value: &Value<'_>) -> Result<Balance, Complaint> {
+    const NOW: [(&str, Balance); 2] = [
+        ("round-robin", Balance::RoundRobin),
+        ("least-tunnels", Balance::LeastTunnels),
+    ];
+    match value.as_text() {
+        Some(text @ ("random-two" | "client-ip" | "hash" | "sticky-cookie")) => {
+            let what = format!("balance `{text}`");
+            let help = "write \"round-robin\" or \"least-tunnels\"";
+            Err(Complaint::not_supported(&what, help))
+        }
+        _ => value.word(&NOW),
+    }
+}
+
+fn servers(value: &Value<'_>) -> Result<Vec<Server>, Complaint> {
+    let help = "write servers = [\"127.0.0.1:9001\"]";
+    let Some(items) = value.items() else {
+        let help = match value.as_text() {
+            Some(text) => format!("write servers = [\"{text}\"]"),
+            None => help.to_owned(),
+        };
+        return Err(value.wrong("a list", help));
+    };
+    if items.is_empty() {
+        return Err(Complaint::new("an upstream has at least one server", help));
+    }
+    let mut servers: Vec<Server> = Vec::new();
+    for item in &items {
+        let Some(server) = server(item) else { continue };
+        let name = server.address.to_string();
+        // Host names know no case.
+        let same = |other: &Server| other.address.to_string().eq_ignore_ascii_case(&name);
+        if servers.iter().any(same) {
+            let message = format!("server `{name}` is named twice in this upstream");
+            let help = "remove one of the two; a larger share is a `weight`";
+            item.complain(Complaint::new(message, help));
+        } else {
+            servers.push(server);
+        }
+    }
+    Ok(servers)
+}
+
+/// `"10.0.0.1:9000"` or `{ address = "10.0.0.1:9000", weight = 2 }`.
+fn server(value: &Value<'_>) -> Option<Server> {
+    let help = "write \"127.0.0.1:9001\" or { address = \"127.0.0.1:9001\", weight = 2 }";
+    if !value.is_table() {
+        let address = if value.is_text() {
+            value.read(address::server)
+        } else {
+            Err(value.wrong("a list of addresses", help))
+        };
+        return match address {
+            Ok(address) => Some(Server {
+                address,
+                weight: 1,
+                number: 0,
+            }),
+            Err(complaint) => {
+                value.complain(complaint);
+                None
+            }
+        };
+    }
+    let mut section = value.section("servers", help)?;
+    let address = section.optional("address", |it| it.read(address::server));
+    let weight = section.read("weight", 1, |it| it.number(1..=1000).map(narrow));
+    section.require("address", &[], help);
+    section.finish(&["max_tunnels", "backup"]);
+    Some(Server {
+        address: address?,
+        weight,
+        number: 0,
+    })
+}

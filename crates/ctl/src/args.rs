@@ -1,0 +1,257 @@
+//! The command line, as clap sees it. No I/O happens here.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use wsgate_protocol::admin::{DEFAULT_SOCKET, TunnelFilter, TunnelState};
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, \
+    3 no supervisor, 4 --timeout ran out, 130 interrupted.";
+
+/// Above the arguments that every command takes.
+const GLOBAL: &str = "Global options";
+
+/// Shows and controls a running wsgate.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "wsctl", version)]
+pub struct Wsctl {
+    /// What to do, and how to get there.
+    #[command(flatten)]
+    pub args: CtlArgs,
+}
+
+/// The arguments of `wsctl`, and of `wsgate ctl`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXIT_CODES, subcommand_required = true)]
+pub struct CtlArgs {
+    /// The supervisor's admin socket
+    #[arg(long, value_name = "PATH", env = "WSGATE_SOCKET", default_value = DEFAULT_SOCKET, global = true, help_heading = GLOBAL)]
+    pub socket: PathBuf,
+    /// Print the API's own JSON
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    pub json: bool,
+    /// Give up after this long, with exit code 4 [example: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, global = true, help_heading = GLOBAL)]
+    pub timeout: Option<Duration>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Show generations, workers, listeners, upstreams and totals
+    Status,
+    /// List the live tunnels of every generation
+    ///
+    /// IN is what came from the client, OUT what came from the server. A narrow
+    /// terminal leaves out columns; a pipe and --json have them all.
+    Tunnels(TunnelsArgs),
+    /// Start a new generation with the configuration on disk
+    ///
+    /// Returns when the new generation is active. A configuration with mistakes
+    /// changes nothing, and all its mistakes are shown.
+    Reload {
+        /// Wait until all older generations are gone
+        #[arg(long)]
+        wait_drained: bool,
+    },
+    /// Stop wsgate: no new clients, and tunnels have until their deadline
+    Stop {
+        /// Close the tunnels now
+        #[arg(long)]
+        now: bool,
+    },
+    /// Send a server nothing new, and close its tunnels by the end of a grace
+    Drain(DrainArgs),
+    /// Send a server new tunnels and requests again, after drain or maint
+    Undrain {
+        /// The server, for example chat/127.0.0.1:9001
+        #[arg(value_name = "UPSTREAM/SERVER")]
+        target: Target,
+    },
+    /// Send a server nothing new; its tunnels stay
+    Maint {
+        /// The server, for example chat/127.0.0.1:9001
+        #[arg(value_name = "UPSTREAM/SERVER")]
+        target: Target,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which tunnels to list: those that match all that is given.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TunnelsArgs {
+    /// Only those of this route
+    #[arg(long)]
+    pub route: Option<String>,
+    /// Only those to this upstream
+    #[arg(long)]
+    pub upstream: Option<String>,
+    /// Only those to this server's address
+    #[arg(long)]
+    pub server: Option<String>,
+    /// Only those of this client, with or without its port
+    #[arg(long)]
+    pub client: Option<String>,
+    /// Only those of the worker with this pid
+    #[arg(long, value_name = "PID")]
+    pub worker: Option<u32>,
+    /// Only those of this generation
+    #[arg(long)]
+    pub generation: Option<u64>,
+    /// Only those in this state
+    #[arg(long, value_parser = tunnel_states())]
+    pub state: Option<TunnelState>,
+    /// Only those at least this old [example: 1h]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub older_than: Option<Duration>,
+    /// Only those without a byte for this long [example: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub idle_for: Option<Duration>,
+}
+
+impl TunnelsArgs {
+    pub(crate) fn filter(&self) -> TunnelFilter {
+        TunnelFilter {
+            route: self.route.clone(),
+            upstream: self.upstream.clone(),
+            server: self.server.clone(),
+            client: self.client.clone(),
+            worker: self.worker,
+            generation: self.generation,
+            state: self.state,
+            older_than: self.older_than.map(|age| age.as_secs_f64()),
+            idle_for: self.idle_for.map(|idle| idle.as_secs_f64()),
+        }
+    }
+}
+
+/// Which server to drain, and how gently.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DrainArgs {
+    /// The server, for example chat/127.0.0.1:9001
+    #[arg(value_name = "UPSTREAM/SERVER")]
+    pub target: Target,
+    /// How long its tunnels may stay; `drain.grace` of the configuration if not given [example: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub grace: Option<Duration>,
+    /// Close at most N tunnels per second; `drain.close_rate` of the configuration if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub close_rate: Option<u32>,
+}
+
+/// A server of an upstream, written `UPSTREAM/SERVER`. Shown as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The upstream's name, which has no `/`.
+    pub upstream: String,
+    /// The server's address, which may have some, as `unix:/run/chat.sock`.
+    pub server: String,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((upstream, server)) if !upstream.is_empty() && !server.is_empty() => Ok(Self {
+                upstream: upstream.to_owned(),
+                server: server.to_owned(),
+            }),
+            _ => Err("expected UPSTREAM/SERVER, as chat/127.0.0.1:9001".to_owned()),
+        }
+    }
+}
+
+/// The names here are those of the JSON.
+fn tunnel_states() -> impl TypedValueParser<Value = TunnelState> {
+    PossibleValuesParser::new(["open", "draining", "closing"]).map(|name| match name.as_str() {
+        "open" => TunnelState::Open,
+        "draining" => TunnelState::Draining,
+        _ => TunnelState::Closing,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Wsctl, clap::Error> {
+        Wsctl::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Wsctl::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_may_be_a_unix_socket() {
+        let target: Target = "chat/unix:/run/x.sock".parse().unwrap();
+        assert_eq!(target.upstream, "chat");
+        assert_eq!(target.server, "unix:/run/x.sock");
+    }
+
+    #[test]
+    fn a_target_without_upstream_or_server_is_wrong_usage() {
+        for line in ["drain chat", "drain /a:1", "maint chat/", "undrain"] {
+            let error = parse(&format!("wsctl {line}")).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_filters_are_those_of_the_api() {
+        let line =
+            "wsctl tunnels --route r --worker 7 --state draining --older-than 1h --idle-for 1500ms";
+        let Command::Tunnels(args) = parse(line).unwrap().args.command else {
+            panic!("not the tunnels command");
+        };
+        let expected = TunnelFilter {
+            route: Some("r".to_owned()),
+            worker: Some(7),
+            state: Some(TunnelState::Draining),
+            older_than: Some(3600.0),
+            idle_for: Some(1.5),
+            ..TunnelFilter::default()
+        };
+        assert_eq!(args.filter(), expected);
+    }
+
+    #[test]
+    fn global_arguments_may_follow_the_command() {
+        let args = parse("wsctl status --json --socket /tmp/a.sock --timeout 5s")
+            .unwrap()
+            .args;
+        assert!(args.json);
+        assert_eq!(args.socket, PathBuf::from("/tmp/a.sock"));
+        assert_eq!(args.timeout, Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn what_is_not_built_is_wrong_usage() {
+        for line in [
+            "reload --dry-run",
+            "drain a/b --wait",
+            "upgrade",
+            "close x",
+            "drain a/b --close-rate 0",
+        ] {
+            assert_eq!(
+                parse(&format!("wsctl {line}")).unwrap_err().exit_code(),
+                2,
+                "{line}"
+            );
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What wsgate needs of the kernel: processes, descriptors, shared memory,
+//! sockets, signals, systemd and the log.
+//!
+//! This is the only crate with unsafe code, and each block says why it is sound.
+//! It knows nothing of configuration, tunnels or messages: it moves bytes and
+//! descriptors, and never keeps a raw descriptor number.
+//!
+//! It needs Linux 5.9 or newer (pidfd with `waitid`, memfd seals) and a mounted `/proc`.
+
+#![expect(
+    unsafe_code,
+    reason = "pidfd, mmap and signal dispositions have no safe interface"
+)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("wsgate runs on Linux only: it is built on pidfd, memfd and SO_REUSEPORT");
+
+pub mod board;
+pub mod channel;
+pub mod limits;
+pub mod lock;
+pub mod log;
+pub mod memfd;
+pub mod pipe;
+pub mod process;
+pub mod signals;
+pub mod socket;
+pub mod systemd;
+
+#[cfg(test)]
+mod testing;
+
+use std::fmt::Display;
+use std::io;
+
+/// The same kind of error, with what was being done in front.
+fn context(error: io::Error, what: impl Display) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}

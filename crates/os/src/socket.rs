@@ -1,0 +1,91 @@
+//! Listening sockets, from birth to `listen`, which are two steps here.
+//!
+//! A TCP socket with SO_REUSEPORT gets its share of connections from the moment
+//! that it listens, so sockets of a generation that may yet fail are bound and no more.
+//! All are non-blocking and close-on-exec. Nothing here accepts.
+
+mod unix;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::context;
+
+pub use unix::{UnixBound, bind_unix};
+
+/// Connections that wait in a socket's queue, as asked of the kernel, which
+/// takes `net.core.somaxconn` if that is less.
+pub const BACKLOG: i32 = 4096;
+
+/// Whether nobody else listens on this address: binds it for a moment without
+/// SO_REUSEPORT. Sockets with SO_REUSEPORT do not see each other as conflicts, and so a second
+/// wsgate of the same user would silently share the traffic.
+///
+/// Not to be called for an address that this process listens on. It does not see
+/// a socket that is bound and does not listen yet; the [lock](crate::lock) covers that.
+///
+/// # Errors
+/// `AddrInUse` if somebody listens; `PermissionDenied`, `AddrNotAvailable` and the others of bind(2).
+pub fn probe(addr: SocketAddr) -> io::Result<()> {
+    // SO_REUSEADDR, or else connections in TIME_WAIT would refuse a restart.
+    bind(&new_socket(addr)?, addr)
+}
+
+/// A TCP socket bound with SO_REUSEPORT, which does not listen: connects are refused.
+/// With port 0 the kernel chooses one; see [`local_addr`].
+///
+/// # Errors
+/// Those of socket(2) and bind(2); `AddrInUse` if the address is held without
+/// SO_REUSEPORT, or by another user.
+pub fn bind_reuseport(addr: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = new_socket(addr)?;
+    socket.set_reuse_port(true)?;
+    bind(&socket, addr)?;
+    Ok(socket.into())
+}
+
+/// The address that a TCP socket is bound to.
+///
+/// # Errors
+/// `InvalidInput` if it is no TCP socket; else those of getsockname(2).
+pub fn local_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    let addr = SockRef::from(&fd).local_addr()?;
+    addr.as_socket().ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the socket has no internet address",
+        )
+    })
+}
+
+/// Makes a bound socket listen: connections queue from now on. On one that
+/// listens already it does no harm (its backlog is set anew).
+///
+/// # Errors
+/// Those of listen(2): `AddrInUse` if another socket without SO_REUSEPORT got there first.
+pub fn listen(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
+    SockRef::from(&fd).listen(backlog)
+}
+
+fn new_socket(addr: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        // [::] means IPv6 alone, whatever the sysctl says: 0.0.0.0 is a listener of its own.
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+fn bind(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
+    socket
+        .bind(&addr.into())
+        .map_err(|error| context(error, format_args!("binding {addr}")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Takes connections from a listening socket.
+//!
+//! A connection is accepted and given a task of its own in one step, so none is lost between the
+//! two. Nothing here reads a byte.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::AbortHandle;
+use tracing::warn;
+
+use crate::gateway::Gateway;
+use crate::socket::{Peer, Socket};
+use crate::{Figure, connection};
+
+/// How long nothing is accepted where accepting has failed for want of descriptors or memory: the
+/// queue stays ready, and trying at once again would only burn the CPU.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket that listens already. It is made non-blocking.
+#[derive(Debug)]
+pub enum Listening {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// A Unix socket.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// An accept loop. Stopped when dropped.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: Shared,
+    task: AbortHandle,
+}
+
+/// Taken out to stop: the lock makes sure that no connection is accepted after that.
+type Shared = Arc<Mutex<Option<Listener>>>;
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    pub(crate) fn start(
+        gateway: Arc<Gateway>,
+        name: Arc<str>,
+        socket: Listening,
+    ) -> io::Result<Self> {
+        let listener = Arc::new(Mutex::new(Some(Listener::new(socket)?)));
+        let task = tokio::spawn(run(gateway, name, Arc::clone(&listener))).abort_handle();
+        Ok(Self { listener, task })
+    }
+
+    /// Not one connection is accepted after this, and the descriptor is closed. Those
+    /// accepted before are served on.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(listener.take());
+        self.task.abort();
+    }
+}
+
+impl Listener {
+    fn new(socket: Listening) -> io::Result<Self> {
+        match socket {
+            Listening::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                TcpListener::from_std(socket).map(Self::Tcp)
+            }
+            Listening::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                UnixListener::from_std(socket).map(Self::Unix)
+            }
+        }
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
+        Poll::Ready(match self {
+            Self::Tcp(listener) => ready!(listener.poll_accept(cx))
+                .map(|(stream, address)| (Socket::Tcp(stream), Peer::Tcp(address))),
+            Self::Unix(listener) => ready!(listener.poll_accept(cx))
+                .map(|(stream, _)| (Socket::Unix(stream), Peer::Unix)),
+        })
+    }
+}
+
+async fn run(gateway: Arc<Gateway>, name: Arc<str>, listener: Shared) {
+    let mut failing = false;
+    while let Some(accepted) = poll_fn(|cx| poll_shared(&listener, cx)).await {
+        match accepted {
+            Ok((socket, peer)) => {
+                failing = false;
+                begin(&gateway, &name, socket, peer);
+            }
+            // The client was gone before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if !failing {
+                    warn!(
+                        target: "wsgate::proxy",
+                        listener = &*name,
+                        %error,
+                        "cannot accept connections; they wait in the queue"
+                    );
+                }
+                failing = true;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn poll_shared(
+    listener: &Shared,
+    cx: &mut Context<'_>,
+) -> Poll<Option<io::Result<(Socket, Peer)>>> {
+    let listener = listener.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*listener {
+        Some(listener) => listener.poll_accept(cx).map(Some),
+        None => Poll::Ready(None),
+    }
+}
+
+fn begin(gateway: &Arc<Gateway>, name: &Arc<str>, socket: Socket, peer: Peer) {
+    gateway.ledger.add(Figure::Connections, 1);
+    // Fails only if the client is gone again, which the first read will find out.
+    let _ = socket.set_nodelay();
+    let serving = connection::serve(Arc::clone(gateway), Arc::clone(name), socket, peer);
+    gateway.tasks.spawn(serving);
+}

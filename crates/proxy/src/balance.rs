@@ -1,0 +1,214 @@
+//! Which server of an upstream is next.
+//!
+//! Only servers that are ready and were not tried for this request yet. It knows nothing of
+//! health, and never waits.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wsgate_config::Balance;
+
+use crate::Ledger;
+use crate::answer::Refusal;
+use crate::table::{RouteEntry, Server, Table, Upstream};
+
+/// Whose turn it is. Shared by all tables of a configuration.
+#[derive(Debug)]
+pub(crate) enum Turns {
+    /// Each server's credit, by its place: smooth weighted round-robin.
+    RoundRobin(Mutex<Vec<i64>>),
+    /// Where the search for the fewest tunnels begins, so that ties take turns.
+    LeastTunnels(AtomicUsize),
+}
+
+impl Turns {
+    pub(crate) fn new(balance: Balance, servers: usize) -> Self {
+        match balance {
+            Balance::RoundRobin => Self::RoundRobin(Mutex::new(vec![0; servers])),
+            Balance::LeastTunnels => Self::LeastTunnels(AtomicUsize::new(0)),
+        }
+    }
+}
+
+/// The servers that one request may still try.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    table: Arc<Table>,
+    route: usize,
+    tried: Vec<usize>,
+    last: Option<Refusal>,
+}
+
+/// One server, picked. While it is held the server counts as about to get a tunnel: else all
+/// clients that come in the time of one handshake would go to the same server.
+#[derive(Debug)]
+pub(crate) struct Pick {
+    table: Arc<Table>,
+    route: usize,
+    place: usize,
+}
+
+impl Attempts {
+    pub(crate) fn new(table: Arc<Table>, route: usize) -> Self {
+        Self {
+            table,
+            route,
+            tried: Vec::new(),
+            last: None,
+        }
+    }
+
+    /// The next server, until one was tried and `retries` more. Then how the last try failed.
+    pub(crate) fn next(&mut self, ledger: &dyn Ledger) -> Result<Pick, Refusal> {
+        match self.next_place(ledger) {
+            Some(place) => {
+                self.tried.push(place);
+                Ok(Pick::new(Arc::clone(&self.table), self.route, place))
+            }
+            None => Err(self
+                .last
+                .take()
+                .unwrap_or_else(|| Refusal::busy("no server is available"))),
+        }
+    }
+
+    /// How the try at the server picked last failed.
+    pub(crate) fn failed(&mut self, refusal: Refusal) {
+        self.last = Some(refusal);
+    }
+
+    fn next_place(&self, ledger: &dyn Ledger) -> Option<usize> {
+        let upstream = self.table.plan.upstream_of(self.route);
+        let may = |place: usize, server: &Server| {
+            self.table.is_ready(server.number) && !self.tried.contains(&place)
+        };
+        let more = self.tried.len() <= upstream.retries as usize;
+        more.then(|| pick(upstream, may, ledger))?
+    }
+}
+
+impl Pick {
+    fn new(table: Arc<Table>, route: usize, place: usize) -> Self {
+        let pick = Self {
+            table,
+            route,
+            place,
+        };
+        pick.server().waiting.fetch_add(1, Ordering::Relaxed);
+        pick
+    }
+
+    pub(crate) fn route(&self) -> &RouteEntry {
+        self.table.plan.route(self.route)
+    }
+
+    pub(crate) fn upstream(&self) -> &Upstream {
+        self.table.plan.upstream_of(self.route)
+    }
+
+    pub(crate) fn server(&self) -> &Server {
+        &self.upstream().servers[self.place]
+    }
+}
+
+impl Drop for Pick {
+    fn drop(&mut self) {
+        self.server().waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn pick(
+    upstream: &Upstream,
+    may: impl Fn(usize, &Server) -> bool,
+    ledger: &dyn Ledger,
+) -> Option<usize> {
+    let servers = &upstream.servers;
+    let able = || {
+        servers
+            .iter()
+            .enumerate()
+            .filter(|(place, server)| may(*place, server))
+    };
+    match &upstream.turns {
+        Turns::RoundRobin(credits) => {
+            let mut credits = credits.lock().unwrap_or_else(PoisonError::into_inner);
+            round_robin(
+                &mut credits,
+                able().map(|(place, server)| (place, server.weight)),
+            )
+        }
+        Turns::LeastTunnels(next) => {
+            let first = next.fetch_add(1, Ordering::Relaxed) % servers.len().max(1);
+            let load = |server: &Server| {
+                (
+                    ledger.tunnels_to(server.number) + waiting(&server.waiting),
+                    server.weight,
+                )
+            };
+            let (before, from): (Vec<_>, Vec<_>) = able().partition(|(place, _)| *place < first);
+            let turn = from.into_iter().chain(before);
+            least(turn.map(|(place, server)| (place, load(server))))
+        }
+    }
+}
+
+fn waiting(count: &AtomicU64) -> u64 {
+    count.load(Ordering::Relaxed)
+}
+
+/// Every server gets its weight as credit; who has most is picked and pays for all. Over
+/// any run of picks that is the sum of the weights, each server is picked by its weight, and as evenly
+/// spread as can be.
+fn round_robin(credits: &mut [i64], able: impl Iterator<Item = (usize, u32)>) -> Option<usize> {
+    let mut total = 0;
+    let mut best: Option<usize> = None;
+    for (place, weight) in able {
+        credits[place] += i64::from(weight);
+        total += i64::from(weight);
+        if best.is_none_or(|best| credits[place] > credits[best]) {
+            best = Some(place);
+        }
+    }
+    credits[best?] -= total;
+    best
+}
+
+/// The first with the fewest tunnels for its weight.
+fn least(loads: impl Iterator<Item = (usize, (u64, u32))>) -> Option<usize> {
+    let less = |(a, a_weight): (u64, u32), (b, b_weight): (u64, u32)| {
+        u128::from(a) * u128::from(b_weight) < u128::from(b) * u128::from(a_weight)
+    };
+    loads
+        .reduce(|best, next| if less(next.1, best.1) { next } else { best })
+        .map(|(place, _)| place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_robin_spreads_by_weight_and_evenly() {
+        let mut credits = [0; 3];
+        let weights = [(0, 5), (1, 1), (2, 1)];
+        let picks: Vec<_> = (0..7)
+            .filter_map(|_| round_robin(&mut credits, weights.into_iter()))
+            .collect();
+        assert_eq!(picks, [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(credits, [0; 3]);
+    }
+
+    #[test]
+    fn round_robin_without_anyone_able_is_nobody() {
+        assert_eq!(round_robin(&mut [0; 2], std::iter::empty()), None);
+    }
+
+    #[test]
+    fn the_fewest_tunnels_for_the_weight_win_and_the_first_of_a_tie() {
+        let pick = |loads: &[(u64, u32)]| least(loads.iter().copied().enumerate());
+        assert_eq!(pick(&[(10, 1), (15, 2), (9, 1)]), Some(1));
+        assert_eq!(pick(&[(4, 2), (2, 1)]), Some(0));
+        assert_eq!(pick(&[(u64::MAX, 1000), (u64::MAX, 999)]), Some(0));
+        assert_eq!(pick(&[]), None);
+    }
+}

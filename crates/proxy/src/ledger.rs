@@ -1,0 +1,57 @@
+//! How the data path counts, and what it may know of the rest of the gateway.
+
+use crate::Cause;
+
+/// Where figures go, and where those of the whole gateway come from.
+///
+/// Calls are on the path of every message: an implementation does not block,
+/// allocate or lock.
+pub trait Ledger: Send + Sync + 'static {
+    /// Adds to a figure.
+    fn add(&self, figure: Figure, n: u64);
+    /// Takes from a gauge.
+    fn sub(&self, gauge: Figure, n: u64);
+    /// Live tunnels in the whole gateway.
+    fn tunnels(&self) -> u64;
+    /// Live tunnels in this process.
+    fn tunnels_here(&self) -> u64;
+    /// Live tunnels to a server in the whole gateway, by the server's number.
+    fn tunnels_to(&self, server: u32) -> u64;
+}
+
+/// What is counted. Numbers of routes and servers are those of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Figure {
+    /// Live tunnels (gauge).
+    Tunnels,
+    /// Tunnels opened.
+    TunnelsOpened,
+    /// Tunnels ended.
+    Ended(Cause),
+    /// Client connections accepted.
+    Connections,
+    /// Requests that were no upgrade.
+    Requests,
+    /// wsgate's own error answers, by status.
+    Error(u16),
+    /// Tunnel bytes that clients sent.
+    BytesFromClients,
+    /// Tunnel bytes that servers sent.
+    BytesFromServers,
+    /// Whole messages that clients sent.
+    MessagesFromClients,
+    /// Whole messages that servers sent.
+    MessagesFromServers,
+    /// Live tunnels by a route (gauge).
+    RouteTunnels(u32),
+    /// Of these, those with a deadline (gauge).
+    RouteDraining(u32),
+    /// Live tunnels to a server (gauge).
+    ServerTunnels(u32),
+    /// Of these, those with a deadline (gauge).
+    ServerDraining(u32),
+    /// Tunnels opened to a server.
+    ServerOpened(u32),
+    /// Connects to a server that failed.
+    ServerConnectFailures(u32),
+}

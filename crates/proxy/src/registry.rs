@@ -1,0 +1,256 @@
+//! The live tunnels of this process, and their deadlines.
+//!
+//! That a tunnel opens, that it ends, and that a plan gives deadlines all happen under one
+//! lock: no tunnel slips between a drain and its registration, and the gauges of draining
+//! tunnels are exact.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::record::By;
+use crate::tunnel::Ending;
+use crate::{Cause, Deadline, Figure, Ledger, Record, access};
+
+/// When the tunnels of a drain are closed, and what their Close frames say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClosePlan {
+    /// Status code of the Close frames (RFC 6455 section 7.4).
+    pub code: u16,
+    /// Their reason, at most 123 bytes of UTF-8.
+    pub reason: Arc<str>,
+    /// The closes are spread evenly over these, laid end to end. Ordered and disjoint; empty
+    /// means now.
+    pub windows: Vec<(Instant, Instant)>,
+}
+
+impl ClosePlan {
+    fn deadline(&self, at: Instant) -> Deadline {
+        Deadline {
+            at,
+            code: self.code,
+            reason: Arc::clone(&self.reason),
+        }
+    }
+
+    /// For tunnels that the plan did not know of.
+    fn last(&self) -> Deadline {
+        let end = self.windows.last().map(|(_, end)| *end);
+        self.deadline(end.unwrap_or_else(Instant::now))
+    }
+
+    /// The moment of the `k`th of `n`, counted from 1: so far into the windows, laid end to end.
+    fn moment(&self, k: usize, n: usize) -> Deadline {
+        let length = |(begin, end): &(Instant, Instant)| end.saturating_duration_since(*begin);
+        let total: Duration = self.windows.iter().map(length).sum();
+        let mut left = total.mul_f64(k as f64 / n as f64);
+        for window in &self.windows {
+            let length = length(window);
+            if left <= length {
+                return self.deadline(window.0 + left);
+            }
+            left -= length;
+        }
+        self.last()
+    }
+}
+
+/// All live tunnels of this process.
+pub(crate) struct Registry {
+    ledger: Arc<dyn Ledger>,
+    state: Mutex<State>,
+    /// Handshakes under way: places that are as good as taken.
+    opening: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    opened: u64,
+    /// Oldest first.
+    tunnels: BTreeMap<u64, Arc<Record>>,
+    retired: Option<Deadline>,
+    drained: HashMap<u32, Deadline>,
+}
+
+impl Registry {
+    pub(crate) fn new(ledger: Arc<dyn Ledger>) -> Arc<Self> {
+        Arc::new(Self {
+            ledger,
+            state: Mutex::default(),
+            opening: AtomicU64::new(0),
+        })
+    }
+
+    /// A place for one more tunnel, if the whole gateway has fewer than `all` and this process
+    /// fewer than `here`.
+    pub(crate) fn reserve(self: &Arc<Self>, all: Option<u64>, here: u64) -> Option<Reservation> {
+        let reservation = Reservation(Arc::clone(self));
+        let before = self.opening.fetch_add(1, Ordering::Relaxed);
+        let has_room = self.ledger.tunnels_here() + before < here
+            && all.is_none_or(|all| self.ledger.tunnels() + before < all);
+        has_room.then_some(reservation)
+    }
+
+    /// A tunnel opens. It learns at once of the drains that are meant for it.
+    pub(crate) fn open(self: &Arc<Self>, record: Arc<Record>) -> Entry {
+        let mut state = self.lock();
+        state.opened += 1;
+        let number = state.opened;
+        state.tunnels.insert(number, Arc::clone(&record));
+        self.count_opened(&record);
+        if let Some(deadline) = &state.retired {
+            self.set(&record, By::Retire, Some(deadline.clone()));
+        }
+        if let Some(deadline) = state.drained.get(&record.server_number) {
+            self.set(&record, By::Server, Some(deadline.clone()));
+        }
+        drop(state);
+        let registry = Arc::clone(self);
+        Entry {
+            registry,
+            record,
+            number,
+            cause: Cause::WorkerStop,
+        }
+    }
+
+    /// Every tunnel gets a deadline, also those that open from now on.
+    pub(crate) fn retire(&self, plan: &ClosePlan) {
+        let mut state = self.lock();
+        state.retired = Some(plan.last());
+        self.spread(&state, plan, By::Retire, |_| true);
+    }
+
+    /// Every tunnel of a server gets a deadline, also those that open from now on.
+    pub(crate) fn drain_server(&self, server: u32, plan: &ClosePlan) {
+        let mut state = self.lock();
+        state.drained.insert(server, plan.last());
+        self.spread(&state, plan, By::Server, |record| {
+            record.server_number == server
+        });
+    }
+
+    /// The deadlines that the drain of this server gave are taken back.
+    pub(crate) fn undrain_server(&self, server: u32) {
+        let mut state = self.lock();
+        state.drained.remove(&server);
+        for record in state
+            .tunnels
+            .values()
+            .filter(|record| record.server_number == server)
+        {
+            self.set(record, By::Server, None);
+        }
+    }
+
+    /// Oldest first.
+    pub(crate) fn tunnels(&self) -> Vec<Arc<Record>> {
+        self.lock().tunnels.values().cloned().collect()
+    }
+
+    fn spread(&self, state: &State, plan: &ClosePlan, by: By, meant: impl Fn(&Record) -> bool) {
+        let meant = |record: &&Arc<Record>| !record.closing() && meant(record);
+        let n = state.tunnels.values().filter(meant).count();
+        for (k, record) in (1..).zip(state.tunnels.values().filter(meant)) {
+            self.set(record, by, Some(plan.moment(k, n)));
+        }
+    }
+
+    /// Only to be called with the state locked: see [`Registry::close`].
+    fn set(&self, record: &Record, by: By, deadline: Option<Deadline>) {
+        match record.orders.set(by, deadline) {
+            (false, true) => {
+                for gauge in draining(record) {
+                    self.ledger.add(gauge, 1);
+                }
+            }
+            (true, false) => {
+                for gauge in draining(record) {
+                    self.ledger.sub(gauge, 1);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn count_opened(&self, record: &Record) {
+        for figure in [
+            Figure::TunnelsOpened,
+            Figure::ServerOpened(record.server_number),
+        ]
+        .into_iter()
+        .chain(live(record))
+        {
+            self.ledger.add(figure, 1);
+        }
+    }
+
+    fn close(&self, number: u64, record: &Record, cause: Cause) {
+        let mut state = self.lock();
+        state.tunnels.remove(&number);
+        if record.deadline().is_some() {
+            for gauge in draining(record) {
+                self.ledger.sub(gauge, 1);
+            }
+        }
+        for gauge in live(record) {
+            self.ledger.sub(gauge, 1);
+        }
+        self.ledger.add(Figure::Ended(cause), 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn live(record: &Record) -> [Figure; 3] {
+    [
+        Figure::Tunnels,
+        Figure::RouteTunnels(record.route_number),
+        Figure::ServerTunnels(record.server_number),
+    ]
+}
+
+fn draining(record: &Record) -> [Figure; 2] {
+    [
+        Figure::RouteDraining(record.route_number),
+        Figure::ServerDraining(record.server_number),
+    ]
+}
+
+/// A place that a handshake holds.
+pub(crate) struct Reservation(Arc<Registry>);
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.0.opening.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A tunnel's place in the registry: it is live for as long as this exists.
+pub(crate) struct Entry {
+    registry: Arc<Registry>,
+    record: Arc<Record>,
+    number: u64,
+    /// What is counted if nobody says more: its task was dropped.
+    cause: Cause,
+}
+
+impl Entry {
+    /// The tunnel has ended.
+    pub(crate) fn end(mut self, ending: &Ending) {
+        self.cause = ending.cause;
+        access::ended(&self.record, ending);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.registry.close(self.number, &self.record, self.cause);
+    }
+}

@@ -1,0 +1,8 @@
+//! The data path over real sockets: hand-written clients and servers on both sides.
+
+pub(crate) mod ledger;
+mod lifecycle;
+mod limits;
+mod plain;
+mod rig;
+mod upgrade;

@@ -1,0 +1,186 @@
+//! A tunnel's two sockets and two lanes, and the books that it is counted in.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::Tunnel;
+use super::lane::{Broken, Lane, Tally};
+use crate::frames::Side;
+use crate::record::{Flow, Record};
+use crate::{Figure, Ledger};
+
+/// Steps of each lane before the task lets others run.
+pub(crate) const ROUNDS: usize = 16;
+
+/// Bytes in either direction before the task lets others run.
+const BYTES: u64 = 256 * 1024;
+
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) client: crate::socket::Socket,
+    pub(crate) server: crate::socket::Socket,
+    pub(crate) to_client: Lane,
+    pub(crate) to_server: Lane,
+    pub(crate) books: Books,
+}
+
+/// Where a tunnel is counted.
+pub(crate) struct Books {
+    pub(crate) record: Arc<Record>,
+    ledger: Arc<dyn Ledger>,
+}
+
+/// A connection that broke, and what had been tried on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) side: Side,
+    /// Whether reading failed. If only writing has, there may be something left to read.
+    pub(crate) reading: bool,
+}
+
+impl Ends {
+    pub(crate) fn new(tunnel: Tunnel) -> Self {
+        Self {
+            client: tunnel.client,
+            server: tunnel.server,
+            to_client: Lane::new(Side::Server, tunnel.ahead_from_server),
+            to_server: Lane::new(Side::Client, tunnel.ahead_from_client),
+            books: Books {
+                record: tunnel.record,
+                ledger: tunnel.ledger,
+            },
+        }
+    }
+
+    /// Relays until neither lane can go on, or others should run. `seen` is called after each step.
+    pub(crate) fn relay(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut seen: impl FnMut(&Self),
+    ) -> Result<(), Lost> {
+        let (mut up, mut down) = (Tally::default(), Tally::default());
+        let (mut up_goes, mut down_goes) = (true, true);
+        let mut rounds = 0;
+        let mut result = Ok(());
+        while result.is_ok() && (up_goes || down_goes) {
+            if rounds == ROUNDS || up.bytes.max(down.bytes) >= BYTES {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            rounds += 1;
+            // A lane that is blocked has left its waker: not tried again in this turn.
+            if up_goes {
+                (up_goes, result) = self.up(cx, &mut up);
+                seen(self);
+            }
+            if down_goes && result.is_ok() {
+                (down_goes, result) = self.down(cx, &mut down);
+                seen(self);
+            }
+        }
+        self.publish(up, down);
+        result
+    }
+
+    /// Writes both tallies into the books.
+    pub(crate) fn publish(&self, up: Tally, down: Tally) {
+        let Books { record, ledger } = &self.books;
+        if up.bytes > 0 {
+            book(&record.from_client, up);
+            ledger.add(Figure::BytesFromClients, up.bytes);
+            if up.messages > 0 {
+                ledger.add(Figure::MessagesFromClients, up.messages);
+            }
+        }
+        if down.bytes > 0 {
+            book(&record.from_server, down);
+            ledger.add(Figure::BytesFromServers, down.bytes);
+            if down.messages > 0 {
+                ledger.add(Figure::MessagesFromServers, down.messages);
+            }
+        }
+        if up.bytes + down.bytes > 0 {
+            self.note_bytes();
+        }
+    }
+
+    fn note_bytes(&self) {
+        let record = &self.books.record;
+        let now = millis(record.opened.elapsed());
+        record.last_byte_ms.store(now, Ordering::Relaxed);
+        if self.to_client.tracker.unframed() || self.to_server.tracker.unframed() {
+            record.unframed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn up(&mut self, cx: &mut Context<'_>, tally: &mut Tally) -> (bool, Result<(), Lost>) {
+        let Self {
+            client,
+            server,
+            to_server,
+            ..
+        } = self;
+        let step = to_server.relay(cx, client, server, tally);
+        outcome(step, Side::Client, Side::Server)
+    }
+
+    fn down(&mut self, cx: &mut Context<'_>, tally: &mut Tally) -> (bool, Result<(), Lost>) {
+        let Self {
+            client,
+            server,
+            to_client,
+            ..
+        } = self;
+        let step = to_client.relay(cx, server, client, tally);
+        outcome(step, Side::Server, Side::Client)
+    }
+}
+
+impl Books {
+    /// When the last byte came, or the tunnel was opened.
+    pub(crate) fn last_byte(&self) -> Instant {
+        let ms = self.record.last_byte_ms.load(Ordering::Relaxed);
+        self.record.opened + Duration::from_millis(ms)
+    }
+}
+
+impl std::fmt::Debug for Books {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Books")
+            .field("record", &self.record)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether the lane goes on, and what broke.
+fn outcome(step: Poll<Result<(), Broken>>, source: Side, sink: Side) -> (bool, Result<(), Lost>) {
+    match step {
+        Poll::Pending => (false, Ok(())),
+        Poll::Ready(Ok(())) => (true, Ok(())),
+        Poll::Ready(Err(Broken::Source)) => (
+            false,
+            Err(Lost {
+                side: source,
+                reading: true,
+            }),
+        ),
+        Poll::Ready(Err(Broken::Sink)) => (
+            false,
+            Err(Lost {
+                side: sink,
+                reading: false,
+            }),
+        ),
+    }
+}
+
+fn book(flow: &Flow, tally: Tally) {
+    flow.bytes.fetch_add(tally.bytes, Ordering::Relaxed);
+    flow.messages.fetch_add(tally.messages, Ordering::Relaxed);
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,288 @@
+//! Carries out what lifecycle decides. Each action is thin: the decision was made elsewhere.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wsgate_lifecycle::{Action, Event, Generation, Moment, Plan, Span, WorkerId};
+use wsgate_os::process::Exit;
+use wsgate_protocol::control::{Boot, ClosePlan, SocketSpec, ToWorker, VERSION, Window};
+
+use crate::link::Link;
+use crate::supervisor::{Supervisor, seconds};
+
+/// Sockets in one message: the kernel takes at most 253 descriptors.
+const SOCKETS_AT_ONCE: usize = 200;
+
+/// What the Close frames of a drained generation say.
+const REASON: &str = "service restart";
+
+impl Supervisor {
+    /// Gives an event to lifecycle and carries out what follows.
+    pub(crate) fn apply(&mut self, event: Event) {
+        for action in self.lifecycle.apply(self.started.elapsed(), event) {
+            self.carry_out(action);
+        }
+        self.conclude_reload();
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Spawn {
+                worker,
+                slot,
+                generation,
+            } => self.spawn(worker, slot, generation),
+            Action::Commit(generation) => self.commit(generation),
+            Action::Accept { worker, slot } => self.accept(worker, slot),
+            Action::TakeBack { worker, slot } => self.tell(worker, ToWorker::Return { slot }),
+            Action::Retire { workers, deadline } => self.retire(&workers, deadline),
+            Action::Dismiss(worker) => self.tell(worker, ToWorker::Exit),
+            Action::Kill { worker, why } => self.kill(worker, why),
+            Action::Restarting { slot, after } => {
+                self.restarts += 1;
+                tracing::warn!(slot, after = %seconds(after), "the slot's next worker starts later");
+            }
+            Action::Failed {
+                generation,
+                failure,
+            } => self.failed(generation, &failure),
+            Action::Gone(generation) => self.gone(generation),
+            Action::Finished => {
+                tracing::info!("wsgate has stopped");
+                // A start that failed has its own word for the end.
+                self.end.get_or_insert(Ok(()));
+            }
+        }
+    }
+
+    fn tell(&self, worker: WorkerId, message: ToWorker) {
+        if let Some(link) = self.links.get(&worker) {
+            link.send(message);
+        }
+    }
+
+    fn spawn(&mut self, worker: WorkerId, slot: usize, generation: Generation) {
+        if let Err(error) = self.try_spawn(worker, slot, generation) {
+            tracing::error!(slot, generation, %error, "worker not started");
+            self.last_words.insert(worker, error.to_string());
+            // As an event, not at once: lifecycle is in the middle of its actions.
+            drop(self.events.send(crate::event::Event::Exited(worker, None)));
+        }
+    }
+
+    fn try_spawn(
+        &mut self,
+        worker: WorkerId,
+        slot: usize,
+        generation: Generation,
+    ) -> std::io::Result<()> {
+        let record = self.generations.get(&generation);
+        let record = record.ok_or_else(|| std::io::Error::other("its generation is gone"))?;
+        let (config, memfd) = (record.config.clone(), record.memfd.clone());
+        let block = self.figures.claim();
+        let block = block
+            .ok_or_else(|| std::io::Error::other("as many workers live as the board has blocks"))?;
+        let link = match Link::spawn(worker, slot, generation, block, &self.events) {
+            Ok(link) => link,
+            Err(error) => {
+                self.figures.release(block, &self.numbers);
+                return Err(error);
+            }
+        };
+        tracing::debug!(pid = link.pid, slot, generation, "worker started");
+        let boot = Boot {
+            version: VERSION,
+            worker,
+            instance: self
+                .started_at
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs(),
+            slot,
+            generation,
+            block,
+            states: self.states.by_number(&self.numbers),
+        };
+        link.send_with(ToWorker::Boot(boot), vec![memfd, self.board.clone()]);
+        send_sockets(
+            &link,
+            self.sockets.of_slot(self.reloads.staged(), &config, slot),
+        );
+        link.send(ToWorker::Prepare);
+        self.links.insert(worker, link);
+        Ok(())
+    }
+
+    fn accept(&mut self, worker: WorkerId, slot: usize) {
+        let Some(link) = self.links.get(&worker) else {
+            return;
+        };
+        if link.slot != slot {
+            let Some(running) = &self.running else { return };
+            tracing::info!(
+                slot,
+                pid = link.pid,
+                by = link.slot,
+                "slot is served by another worker"
+            );
+            let mut sockets = self.sockets.of_slot(None, &running.config, slot);
+            // It has the Unix sockets already: they belong to no slot.
+            sockets.retain(|(spec, _)| spec.slot.is_some());
+            send_sockets(link, sockets);
+        }
+        link.send(ToWorker::Accept { slots: vec![slot] });
+    }
+
+    fn kill(&mut self, worker: WorkerId, why: &'static str) {
+        let Some(link) = self.links.get(&worker) else {
+            return;
+        };
+        tracing::warn!(
+            pid = link.pid,
+            slot = link.slot,
+            generation = link.generation,
+            "worker killed: {why}"
+        );
+        self.last_words
+            .entry(worker)
+            .or_insert_with(|| why.to_owned());
+        link.kill();
+    }
+
+    /// A worker's process is gone.
+    pub(crate) fn exited(&mut self, worker: WorkerId, exit: Option<Exit>) {
+        if let Some(link) = self.links.remove(&worker) {
+            let expected = self
+                .lifecycle
+                .workers()
+                .get(&worker)
+                .is_some_and(|worker| worker.is_draining());
+            let tunnels = self.figures.tunnels_of(link.block);
+            let how = exit.map_or_else(|| "never started".to_owned(), |exit| exit.to_string());
+            let (pid, slot, generation) = (link.pid, link.slot, link.generation);
+            if expected && exit == Some(Exit::Code(0)) {
+                tracing::debug!(pid, slot, generation, "worker has ended");
+            } else {
+                tracing::warn!(pid, slot, generation, tunnels, "worker ended: {how}");
+                let words = self.last_words.remove(&worker);
+                let words = words.map_or_else(|| how.clone(), |words| format!("{how}: {words}"));
+                self.last_words.insert(worker, words);
+            }
+            self.figures.release(link.block, &self.numbers);
+        }
+        self.apply(Event::Exited(worker));
+        self.last_words.remove(&worker);
+    }
+
+    fn gone(&mut self, generation: Generation) {
+        self.closes.release(generation);
+        if self.generations.remove(&generation).is_some() {
+            tracing::info!(generation, "generation is gone");
+        }
+    }
+
+    /// Lets workers drain until the deadline, each generation by a plan of its own.
+    fn retire(&mut self, workers: &[WorkerId], deadline: Moment) {
+        let mut by_generation: BTreeMap<Generation, Vec<WorkerId>> = BTreeMap::new();
+        for worker in workers {
+            let Some(link) = self.links.get(worker) else {
+                continue;
+            };
+            by_generation
+                .entry(link.generation)
+                .or_default()
+                .push(*worker);
+        }
+        for (generation, workers) in by_generation {
+            let held = |id: &WorkerId| {
+                self.links
+                    .get(id)
+                    .map_or(0, |link| self.figures.tunnels_of(link.block))
+            };
+            let shares: Vec<u64> = workers.iter().map(held).collect();
+            let (plans, warning) = self.plan(generation, deadline, &shares, None, REASON);
+            if let Some(warning) = warning {
+                self.reloads.warn(warning);
+            }
+            for (worker, plan) in workers.iter().zip(plans) {
+                self.tell(*worker, ToWorker::Retire { plan });
+            }
+            let at = self.started + deadline;
+            if let Some(record) = self.generations.get_mut(&generation) {
+                record.deadline = Some(at);
+            }
+            let tunnels: u64 = shares.iter().sum();
+            tracing::info!(generation, tunnels, deadline_in = %seconds(deadline.saturating_sub(self.now())), "generation drains");
+        }
+    }
+
+    /// When each of several workers closes what it holds, and a warning if that is
+    /// faster than the rate. `owner` names the drain.
+    pub(crate) fn plan(
+        &mut self,
+        owner: u64,
+        deadline: Moment,
+        shares: &[u64],
+        rate: Option<u32>,
+        reason: &str,
+    ) -> (Vec<ClosePlan>, Option<String>) {
+        let now = self.now();
+        let (code, default_rate) = self.running.as_ref().map_or((1012, 100), |running| {
+            (
+                running.config.drain.close_code,
+                running.config.drain.close_rate,
+            )
+        });
+        let rate = rate.unwrap_or(default_rate);
+        let tunnels = shares.iter().sum();
+        let reserved = if deadline <= now {
+            Plan {
+                spans: Vec::new(),
+                too_short: false,
+            }
+        } else {
+            self.closes.reserve(owner, now, deadline, tunnels, rate)
+        };
+        let warning = reserved.too_short.then(|| {
+            let grace = deadline.saturating_sub(now);
+            format!("{tunnels} tunnels cannot be closed at {rate} a second (close_rate) within {grace:.1?}: they are closed faster")
+        });
+        let windows = |spans: Vec<Span>| spans.into_iter().map(|span| window(span, now)).collect();
+        let plan = |spans| ClosePlan {
+            code,
+            reason: reason.to_owned(),
+            windows: windows(spans),
+        };
+        (
+            reserved.split(shares).into_iter().map(plan).collect(),
+            warning,
+        )
+    }
+}
+
+fn window(span: Span, now: Moment) -> Window {
+    let ms = |at: Moment| u64::try_from(at.saturating_sub(now).as_millis()).unwrap_or(u64::MAX);
+    Window {
+        from_ms: ms(span.from),
+        to_ms: ms(span.to).max(ms(span.from)),
+    }
+}
+
+fn send_sockets(link: &Link, sockets: Vec<(SocketSpec, Arc<OwnedFd>)>) {
+    for part in sockets.chunks(SOCKETS_AT_ONCE) {
+        let (sockets, fds) = part.iter().cloned().unzip();
+        link.send_with(ToWorker::Sockets { sockets }, fds);
+    }
+}
+
+/// Owner of the closes of a drained server; generations count from 1 and never get there.
+pub(crate) fn owner_of_server(server: u32) -> u64 {
+    (1 << 63) | u64::from(server)
+}
+
+/// A grace as the API gives it, in seconds.
+pub(crate) fn grace(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok()
+}

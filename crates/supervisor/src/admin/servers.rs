@@ -1,0 +1,150 @@
+//! `PUT /v1/upstreams/{u}/servers/{addr}`: the operator's word about a server.
+
+use http::StatusCode;
+use wsgate_lifecycle::Phase;
+use wsgate_protocol::admin::{ServerState, ServerStateChanged, ServerStateRequest};
+use wsgate_protocol::control::ToWorker;
+
+use super::{Refusal, seconds_until, time_of_day_at};
+use crate::actions::{grace, owner_of_server};
+use crate::servers;
+use crate::supervisor::Supervisor;
+
+/// What the Close frames of a drained server's tunnels say.
+const REASON: &str = "server drains";
+
+impl Supervisor {
+    /// Stores a server's state into the running workers of all generations.
+    pub(crate) fn change_server(
+        &mut self,
+        upstream: &str,
+        server: &str,
+        change: &ServerStateRequest,
+    ) -> Result<ServerStateChanged, Refusal> {
+        let number = self.find_server(upstream, server)?;
+        check(change)?;
+        let was = self.states.set(upstream, server, change.state);
+        let states = self.states.by_number(&self.numbers);
+        self.send_to_all(&ToWorker::Servers { states });
+        tracing::info!(upstream, server, ?was, state = ?change.state, "server state changed");
+
+        let mut changed = ServerStateChanged {
+            upstream: upstream.to_owned(),
+            server: server.to_owned(),
+            was,
+            state: change.state,
+            tunnels: self.figures.server(number).tunnels,
+            deadline_at: None,
+            deadline_in_seconds: None,
+            warnings: Vec::new(),
+        };
+        if change.state == ServerState::Drain {
+            self.drain_server(number, change, &mut changed);
+        } else if was == ServerState::Drain {
+            self.closes.release(owner_of_server(number));
+            self.send_to_all(&ToWorker::UndrainServer { server: number });
+        }
+        Ok(changed)
+    }
+
+    fn find_server(&self, upstream: &str, server: &str) -> Result<u32, Refusal> {
+        let Some(running) = &self.running else {
+            return Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "starting",
+                "the first generation is not active yet",
+                "try again when `wsctl status` says running",
+            ));
+        };
+        if self.lifecycle.phase() == Phase::Stopping {
+            return Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "stopping",
+                "wsgate stops: no server gets anything new",
+                "start wsgate again first",
+            ));
+        }
+        let number = self.numbers.server(upstream, server);
+        number.filter(|_| servers::has(&running.config, upstream, server)).ok_or_else(|| {
+            let what = if running.config.upstreams.contains_key(upstream) {
+                format!("upstream {upstream} has no server {server}")
+            } else {
+                format!("there is no upstream {upstream}")
+            };
+            let help = "`wsctl status` lists upstreams and their servers; write a server as the configuration does";
+            Refusal::new(StatusCode::NOT_FOUND, "unknown_server", what, help)
+        })
+    }
+
+    fn drain_server(
+        &mut self,
+        number: u32,
+        change: &ServerStateRequest,
+        changed: &mut ServerStateChanged,
+    ) {
+        let default = self
+            .running
+            .as_ref()
+            .map_or(std::time::Duration::ZERO, |running| {
+                running.config.drain.grace
+            });
+        let deadline = self.now() + change.grace_seconds.and_then(grace).unwrap_or(default);
+        let ids: Vec<_> = self.links.keys().copied().collect();
+        let held = |id| {
+            self.links
+                .get(id)
+                .map_or(0, |link| self.figures.tunnels_of_to(link.block, number))
+        };
+        let shares: Vec<u64> = ids.iter().map(held).collect();
+        let owner = owner_of_server(number);
+        let rate = change.close_rate;
+        let (plans, warning) = self.plan(owner, deadline, &shares, rate, REASON);
+        for (id, plan) in ids.iter().zip(plans) {
+            if let Some(link) = self.links.get(id) {
+                link.send(ToWorker::DrainServer {
+                    server: number,
+                    plan,
+                });
+            }
+        }
+        let at = self.started + deadline;
+        changed.deadline_at = Some(time_of_day_at(at));
+        changed.deadline_in_seconds = Some(seconds_until(at));
+        changed.warnings.extend(warning);
+    }
+}
+
+fn check(change: &ServerStateRequest) -> Result<(), Refusal> {
+    let invalid = |message: &str, help| {
+        Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            message,
+            help,
+        ))
+    };
+    if change.state != ServerState::Drain
+        && (change.grace_seconds.is_some() || change.close_rate.is_some())
+    {
+        return invalid(
+            "grace_seconds and close_rate go with state drain only",
+            "leave them out",
+        );
+    }
+    if change
+        .grace_seconds
+        .is_some_and(|seconds| grace(seconds).is_none_or(|grace| grace.as_secs() > 366 * 86_400))
+    {
+        return invalid(
+            "grace_seconds is no duration up to a year",
+            "give seconds, as 600",
+        );
+    }
+    if change.close_rate == Some(0) {
+        return invalid(
+            "close_rate is 0: nothing would ever be closed",
+            "give tunnels per second, at least 1",
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! How things are, as the supervisor's loop knows it without asking anybody.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use wsgate_config::{Balance, Config};
+use wsgate_lifecycle::{Phase, State};
+use wsgate_protocol::admin::{
+    ConfigStatus, GatewayState, GenerationState, GenerationStatus, ListenerStatus, ServerStatus,
+    Status, Totals, UpstreamStatus, VacantSlot, WorkerState, WorkerStatus,
+};
+
+use super::{seconds_until, time_of_day, time_of_day_at};
+use crate::generation::Content;
+use crate::link::Link;
+use crate::servers;
+use crate::supervisor::Supervisor;
+
+/// A view of the gateway at one moment.
+pub(crate) struct Snapshot {
+    /// Everything but what only workers and the disk can tell.
+    pub(crate) status: Status,
+    pub(crate) links: Vec<Link>,
+    pub(crate) content: Option<Content>,
+    pub(crate) config_file: PathBuf,
+    pub(crate) routes: Vec<RouteFigures>,
+}
+
+/// Tunnels by one route.
+pub(crate) struct RouteFigures {
+    pub(crate) name: String,
+    pub(crate) tunnels: u64,
+    pub(crate) draining: u64,
+}
+
+impl Supervisor {
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let config = self.running.as_ref().map(|running| &running.config);
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            state: self.gateway_state(),
+            started_at: time_of_day(self.started_at),
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+            config: self.config_status(),
+            last_reload: self.reloads.last.clone(),
+            generations: self.generation_statuses(),
+            workers: self.worker_statuses(),
+            vacant_slots: self.vacant_slots(),
+            listeners: config.map_or_else(Vec::new, |config| self.listener_statuses(config)),
+            upstreams: config.map_or_else(Vec::new, |config| self.upstream_statuses(config)),
+            totals: self.totals(),
+        };
+        Snapshot {
+            status,
+            links: self.links.values().cloned().collect(),
+            content: self.running.as_ref().map(|running| running.content.clone()),
+            config_file: self.options.config.clone(),
+            routes: self.route_figures(),
+        }
+    }
+
+    fn gateway_state(&self) -> GatewayState {
+        match (self.lifecycle.phase(), &self.running) {
+            (Phase::Running, Some(_)) => GatewayState::Running,
+            (Phase::Running, None) => GatewayState::Starting,
+            _ => GatewayState::Stopping,
+        }
+    }
+
+    fn config_status(&self) -> ConfigStatus {
+        let content = self.running.as_ref().map(|running| &running.content);
+        ConfigStatus {
+            file: self.config_file(),
+            sha256: content.map_or_else(String::new, |content| content.sha256.clone()),
+            active_since: content
+                .map_or_else(String::new, |content| time_of_day(content.active_since)),
+            file_differs: false,
+        }
+    }
+
+    fn generation_statuses(&self) -> Vec<GenerationStatus> {
+        let stopping = self.lifecycle.phase() == Phase::Stopping;
+        let status = |(number, record): (&u64, &crate::generation::Record)| {
+            let workers = || {
+                self.links
+                    .values()
+                    .filter(|link| link.generation == *number)
+            };
+            let state = if Some(*number) == self.lifecycle.candidate() {
+                GenerationState::Starting
+            } else if Some(*number) == self.lifecycle.active() && !stopping {
+                GenerationState::Active
+            } else {
+                GenerationState::Draining
+            };
+            GenerationStatus {
+                generation: *number,
+                state,
+                started_at: time_of_day(record.started_at),
+                age_seconds: record.started.elapsed().as_secs_f64(),
+                deadline_at: record.deadline.map(time_of_day_at),
+                deadline_in_seconds: record.deadline.map(seconds_until),
+                workers: workers().count() as u64,
+                tunnels: workers()
+                    .map(|link| self.figures.tunnels_of(link.block))
+                    .sum(),
+            }
+        };
+        self.generations.iter().map(status).collect()
+    }
+
+    fn worker_statuses(&self) -> Vec<WorkerStatus> {
+        let mut statuses: Vec<WorkerStatus> = self
+            .links
+            .values()
+            .map(|link| self.worker_status(link))
+            .collect();
+        statuses.sort_by_key(|worker| (worker.generation, worker.slot, worker.pid));
+        statuses
+    }
+
+    fn worker_status(&self, link: &Link) -> WorkerStatus {
+        let state = match self
+            .lifecycle
+            .workers()
+            .get(&link.id)
+            .map(|worker| &worker.state)
+        {
+            Some(State::Starting { .. }) => WorkerState::Starting,
+            Some(State::Ready) => WorkerState::Ready,
+            Some(State::Active { .. }) => WorkerState::Active,
+            _ => WorkerState::Draining,
+        };
+        let slots = self.lifecycle.slots().iter().enumerate();
+        let served =
+            slots.filter(|(number, slot)| slot.served_by == Some(link.id) && *number != link.slot);
+        WorkerStatus {
+            pid: link.pid,
+            slot: link.slot as u64,
+            generation: link.generation,
+            state,
+            serves_slots: served.map(|(number, _)| number as u64).collect(),
+            tunnels: self.figures.tunnels_of(link.block),
+            memory_bytes: 0,
+            cpu_seconds: 0.0,
+            last_heard_seconds: None,
+        }
+    }
+
+    fn vacant_slots(&self) -> Vec<VacantSlot> {
+        let own_active = |id| {
+            self.lifecycle
+                .workers()
+                .get(&id)
+                .is_some_and(wsgate_lifecycle::Worker::is_active)
+        };
+        let used = self
+            .running
+            .as_ref()
+            .map_or(0, |running| running.config.workers);
+        let slots = self.lifecycle.slots().iter().enumerate().take(used);
+        let vacant = slots.filter(|(_, slot)| {
+            self.lifecycle.phase() != Phase::Stopping && !slot.own.is_some_and(own_active)
+        });
+        vacant
+            .map(|(number, slot)| VacantSlot {
+                slot: number as u64,
+                deaths: u64::from(slot.deaths),
+                restart_in_seconds: slot
+                    .restart_at
+                    .map(|at| at.saturating_sub(self.now()).as_secs_f64()),
+                served_by: slot
+                    .served_by
+                    .and_then(|id| self.links.get(&id))
+                    .map(|link| link.pid),
+            })
+            .collect()
+    }
+
+    fn listener_statuses(&self, config: &Config) -> Vec<ListenerStatus> {
+        let status = |listener: &wsgate_config::Listener| {
+            let address = listener.address.to_string();
+            let (bound, sockets) = self
+                .sockets
+                .bound(&listener.address)
+                .unwrap_or_else(|| (address.clone(), 0));
+            ListenerStatus {
+                address,
+                bound,
+                sockets: sockets as u64,
+            }
+        };
+        config.listeners.iter().map(status).collect()
+    }
+
+    /// The active configuration's servers, and those of older ones that still hold tunnels.
+    fn upstream_statuses(&self, config: &Config) -> Vec<UpstreamStatus> {
+        let mut upstreams: BTreeMap<String, UpstreamStatus> = BTreeMap::new();
+        for (name, upstream) in &config.upstreams {
+            let servers = upstream.servers.iter();
+            let servers = servers.map(|server| {
+                self.server_status(
+                    name,
+                    &server.address.to_string(),
+                    server.number,
+                    Some(server.weight),
+                )
+            });
+            let balance = balance(upstream.balance).to_owned();
+            upstreams.insert(
+                name.clone(),
+                UpstreamStatus {
+                    name: name.clone(),
+                    balance,
+                    servers: servers.collect(),
+                },
+            );
+        }
+        for ((name, address), number) in self.numbers.servers() {
+            if servers::has(config, name, address) || self.figures.server(number).tunnels == 0 {
+                continue;
+            }
+            let gone = || UpstreamStatus {
+                name: name.clone(),
+                balance: String::new(),
+                servers: Vec::new(),
+            };
+            let upstream = upstreams.entry(name.clone()).or_insert_with(gone);
+            upstream
+                .servers
+                .push(self.server_status(name, address, number, None));
+        }
+        upstreams.into_values().collect()
+    }
+
+    fn server_status(
+        &self,
+        upstream: &str,
+        address: &str,
+        number: u32,
+        weight: Option<u32>,
+    ) -> ServerStatus {
+        let figures = self.figures.server(number);
+        ServerStatus {
+            address: address.to_owned(),
+            weight: weight.unwrap_or(0),
+            state: self.states.get(upstream, address),
+            tunnels: figures.tunnels,
+            draining_tunnels: figures.draining,
+            opened: figures.opened,
+            connect_failures: figures.connect_failures,
+            configured: weight.is_some(),
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        let totals = self.figures.totals();
+        Totals {
+            reloads: self.reloads.done,
+            reloads_failed: self.reloads.failed,
+            worker_restarts: self.restarts,
+            log_lines_dropped: totals.log_lines_dropped + self.log.dropped(),
+            ..totals
+        }
+    }
+
+    fn route_figures(&self) -> Vec<RouteFigures> {
+        let configured = self
+            .running
+            .as_ref()
+            .map_or(&[][..], |running| &running.config.routes);
+        self.numbers
+            .routes()
+            .map(|(name, number)| (name, self.figures.route(number)))
+            .filter(|(name, (tunnels, _))| {
+                *tunnels > 0 || configured.iter().any(|route| route.name() == **name)
+            })
+            .map(|(name, (tunnels, draining))| RouteFigures {
+                name: name.clone(),
+                tunnels,
+                draining,
+            })
+            .collect()
+    }
+}
+
+fn balance(balance: Balance) -> &'static str {
+    match balance {
+        Balance::RoundRobin => "round-robin",
+        Balance::LeastTunnels => "least-tunnels",
+    }
+}

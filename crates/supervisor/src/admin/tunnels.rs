@@ -1,0 +1,225 @@
+//! `GET /v1/tunnels`: one JSON array, streamed from the workers through pipes.
+//!
+//! The list is never held whole: what a worker writes goes to the client as it comes.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::join_all;
+use futures_util::stream::{self, Stream, StreamExt};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use percent_encoding::percent_decode_str;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use wsgate_protocol::admin::{TunnelFilter, TunnelState};
+use wsgate_protocol::control::ToWorker;
+
+use super::http::{Body, invalid};
+use super::{Refusal, duration};
+use crate::link::{ANSWER_WITHIN, Link};
+
+/// What is read at once; a pipe holds 64 KiB.
+const CHUNK: usize = 64 * 1024;
+
+/// A list on its way.
+pub(crate) struct List {
+    /// The pids of workers that are not in it.
+    pub(crate) unresponsive: Vec<u32>,
+    pub(crate) body: Body,
+}
+
+/// Asks all workers. Those that do not answer within a second are left out.
+pub(crate) async fn open(links: Vec<Link>, filter: TunnelFilter) -> List {
+    let answers = join_all(links.into_iter().map(answering)).await;
+    let (mut unresponsive, mut pipes) = (Vec::new(), Vec::new());
+    for answer in answers {
+        match answer {
+            Ok(link) => match ask(&link, &filter) {
+                Ok(pipe) => pipes.push(pipe),
+                Err(error) => {
+                    tracing::warn!(pid = link.pid, %error, "worker not asked for its tunnels");
+                    unresponsive.push(link.pid);
+                }
+            },
+            Err(pid) => unresponsive.push(pid),
+        }
+    }
+    let body = BodyExt::boxed(StreamBody::new(
+        array(pipes).map(|bytes| bytes.map(Frame::data)),
+    ));
+    List { unresponsive, body }
+}
+
+/// The worker, if it answers; else its pid.
+async fn answering(link: Link) -> Result<Link, u32> {
+    match link.ping().await {
+        Ok(()) => Ok(link),
+        Err(_) => Err(link.pid),
+    }
+}
+
+fn ask(link: &Link, filter: &TunnelFilter) -> io::Result<pipe::Receiver> {
+    let (read, write): (OwnedFd, OwnedFd) = wsgate_os::pipe::pipe()?;
+    link.send_with(
+        ToWorker::Tunnels {
+            filter: filter.clone(),
+        },
+        vec![Arc::new(write)],
+    );
+    pipe::Receiver::from_owned_fd(read)
+}
+
+/// Lines of all pipes, one pipe after the other, as elements of one array.
+fn array(pipes: Vec<pipe::Receiver>) -> impl Stream<Item = io::Result<Bytes>> {
+    let elements = stream::unfold(Elements { pipes, first: true }, |mut elements| async {
+        let part = elements.next().await?;
+        Some((part, elements))
+    });
+    let edge = |text: &'static [u8]| stream::once(async move { Ok(Bytes::from_static(text)) });
+    edge(b"[").chain(elements).chain(edge(b"]\n"))
+}
+
+struct Elements {
+    pipes: Vec<pipe::Receiver>,
+    first: bool,
+}
+
+impl Elements {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        loop {
+            let pipe = self.pipes.last_mut()?;
+            let mut buffer = BytesMut::with_capacity(CHUNK);
+            // A worker that stops in the middle ends its part: no client waits for ever.
+            match tokio::time::timeout(ANSWER_WITHIN, read_lines(pipe, &mut buffer)).await {
+                Ok(Ok(0)) => drop(self.pipes.pop()),
+                Ok(Ok(_)) => return Some(Ok(self.separate(&buffer))),
+                Ok(Err(error)) => return Some(Err(error)),
+                Err(_) => {
+                    return Some(Err(io::Error::other(
+                        "a worker stopped in the middle of its list",
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Line ends become commas, with none before the first element.
+    fn separate(&mut self, lines: &[u8]) -> Bytes {
+        let mut out = BytesMut::with_capacity(lines.len() + 1);
+        for line in lines
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
+            if !std::mem::take(&mut self.first) {
+                out.extend_from_slice(b",\n");
+            }
+            out.extend_from_slice(line);
+        }
+        out.freeze()
+    }
+}
+
+/// Reads whole lines: at least one, unless the pipe has ended.
+async fn read_lines(pipe: &mut pipe::Receiver, buffer: &mut BytesMut) -> io::Result<usize> {
+    loop {
+        let n = pipe.read_buf(buffer).await?;
+        if buffer.last().is_none_or(|last| *last == b'\n') {
+            return Ok(buffer.len());
+        }
+        if n == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "a worker ended in the middle of its list",
+            ));
+        }
+    }
+}
+
+/// The filter that a query asks for.
+pub(crate) fn filter(query: Option<&str>) -> Result<TunnelFilter, Refusal> {
+    let mut filter = TunnelFilter::default();
+    for pair in query
+        .unwrap_or("")
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+    {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = value.replace('+', " ");
+        let value = percent_decode_str(&value).decode_utf8().map_err(|_| {
+            invalid(
+                format!("{key}: not UTF-8"),
+                "percent-encode values as UTF-8",
+            )
+        })?;
+        set(&mut filter, key, &value)?;
+    }
+    Ok(filter)
+}
+
+fn set(filter: &mut TunnelFilter, key: &str, value: &str) -> Result<(), Refusal> {
+    let text = || Some(value.to_owned());
+    let seconds = || {
+        let help = "give a duration as 1h or 30s, or seconds";
+        duration(value)
+            .map(|duration| Some(duration.as_secs_f64()))
+            .ok_or_else(|| invalid(format!("{key}: {value:?} is no duration"), help))
+    };
+    let not_a_number = |_| {
+        invalid(
+            format!("{key}: {value:?} is no number"),
+            "give a whole number",
+        )
+    };
+    match key {
+        "route" => filter.route = text(),
+        "upstream" => filter.upstream = text(),
+        "server" => filter.server = text(),
+        "client" => filter.client = text(),
+        "worker" => filter.worker = Some(value.parse().map_err(not_a_number)?),
+        "generation" => filter.generation = Some(value.parse().map_err(not_a_number)?),
+        "state" => filter.state = Some(state(value)?),
+        "older_than" => filter.older_than = seconds()?,
+        "idle_for" => filter.idle_for = seconds()?,
+        _ => {
+            let help = "filters are route, upstream, server, client, worker, generation, state, older_than, idle_for";
+            return Err(invalid(format!("there is no filter {key:?}"), help));
+        }
+    }
+    Ok(())
+}
+
+fn state(value: &str) -> Result<TunnelState, Refusal> {
+    match value {
+        "open" => Ok(TunnelState::Open),
+        "draining" => Ok(TunnelState::Draining),
+        "closing" => Ok(TunnelState::Closing),
+        _ => Err(invalid(
+            format!("state: there is no {value:?}"),
+            "open, draining or closing",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_becomes_a_filter() {
+        let filter =
+            filter(Some("route=*%2Fver&older_than=1h&state=draining&worker=7")).expect("a filter");
+        assert_eq!(filter.route.as_deref(), Some("*/ver"));
+        assert_eq!((filter.older_than, filter.worker), (Some(3600.0), Some(7)));
+        assert_eq!(filter.state, Some(TunnelState::Draining));
+    }
+
+    #[test]
+    fn a_filter_that_does_not_exist_is_refused_by_name() {
+        let refusal = filter(Some("rute=x")).expect_err("a refusal");
+        assert!(refusal.message.contains("rute"));
+        assert!(filter(Some("older_than=soon")).is_err());
+    }
+}

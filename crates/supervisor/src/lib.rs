@@ -1,0 +1,83 @@
+//! The supervisor: owns the listening sockets, starts workers, and carries out what
+//! `lifecycle` decides.
+//!
+//! One task owns all state and takes one [`event::Event`] at a time; everything that
+//! waits (the admin socket, signals, files, workers) is a task of its own that
+//! sends events. The supervisor never reads a client's byte, and uses no TLS and no HTTP client.
+
+mod actions;
+mod admin;
+mod event;
+mod generation;
+mod link;
+mod numbers;
+mod reload;
+mod servers;
+mod sockets;
+mod supervisor;
+mod totals;
+mod watch;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use wsgate_os::log::LogHandle;
+
+/// How the supervisor is to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Ends the gateway at once at the first SIGINT, for the demo.
+    pub stop_at_first_interrupt: bool,
+}
+
+/// Why the supervisor could not start, or had to give up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration has mistakes.
+    #[error("{0}")]
+    Config(wsgate_config::Errors),
+    /// Another supervisor holds the runtime directory.
+    #[error("{0}")]
+    Locked(#[from] wsgate_os::lock::LockError),
+    /// A listener's address cannot be had.
+    #[error(transparent)]
+    Sockets(#[from] sockets::Error),
+    /// The first generation failed.
+    #[error("the workers did not start: {0}")]
+    FirstGeneration(String),
+    /// The kernel refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was attempted, and what to do.
+        what: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System {
+            what: what.into(),
+            source,
+        }
+    }
+}
+
+/// Runs the gateway until it has been told to stop and has stopped.
+///
+/// # Errors
+///
+/// If it cannot start. Nothing that happens later ends it.
+pub fn run(options: &Options) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::system("start of the runtime"))?;
+    let outcome = runtime.block_on(supervisor::run(options));
+    // A look at a file that hangs must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}

@@ -1,0 +1,211 @@
+//! A worker as the supervisor holds it: its process, its channel, its block of the board.
+//!
+//! Messages go out through a queue: a worker that does not read must not hold up
+//! the supervisor. When its queue is full it has not read for a long time, and is killed.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use wsgate_lifecycle::{Generation, WorkerId};
+use wsgate_os::channel::Channel;
+use wsgate_os::process::{self, Process, Signal, Spawn};
+use wsgate_protocol::control::{FromWorker, ToWorker};
+
+use crate::event::{Event, Events};
+
+/// Messages that may wait for a worker to read.
+const QUEUE: usize = 1024;
+
+/// What a worker has to answer within.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// A message with its descriptors.
+struct Outgoing {
+    message: ToWorker,
+    fds: Vec<Arc<OwnedFd>>,
+}
+
+/// A handle on a worker; cheap to clone, so that tasks can ask workers something
+/// without the supervisor's loop.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) id: WorkerId,
+    pub(crate) slot: usize,
+    pub(crate) generation: Generation,
+    pub(crate) pid: u32,
+    pub(crate) block: usize,
+    outgoing: mpsc::Sender<Outgoing>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    process: Process,
+    asked: Mutex<Asked>,
+}
+
+#[derive(Default)]
+struct Asked {
+    last_nonce: u64,
+    waiting: HashMap<u64, oneshot::Sender<()>>,
+    last_heard: Option<Instant>,
+}
+
+/// The worker did not answer in time.
+#[derive(Debug)]
+pub(crate) struct Unresponsive;
+
+impl Link {
+    /// Starts a worker process, and the tasks that serve its channel. What it says and
+    /// its end come as events.
+    pub(crate) fn spawn(
+        id: WorkerId,
+        slot: usize,
+        generation: Generation,
+        block: usize,
+        events: &Events,
+    ) -> io::Result<Self> {
+        let (channel, stdin) = Channel::pair()?;
+        let arg0 = format!("wsgate: worker {slot} gen {generation}");
+        let process = process::spawn_self(Spawn {
+            arg0: &arg0,
+            args: &["worker"],
+            stdin,
+        })?;
+        let (outgoing, queue) = mpsc::channel(QUEUE);
+        let shared = Arc::new(Shared {
+            process,
+            asked: Mutex::default(),
+        });
+        let link = Self {
+            id,
+            slot,
+            generation,
+            pid: shared.process.pid(),
+            block,
+            outgoing,
+            shared,
+        };
+        let channel = Arc::new(channel);
+        tokio::spawn(send_queued(channel.clone(), queue));
+        tokio::spawn(link.clone().hear(channel, events.clone()));
+        Ok(link)
+    }
+
+    /// Queues a message.
+    pub(crate) fn send(&self, message: ToWorker) {
+        self.send_with(message, Vec::new());
+    }
+
+    /// Queues a message with descriptors.
+    pub(crate) fn send_with(&self, message: ToWorker, fds: Vec<Arc<OwnedFd>>) {
+        match self.outgoing.try_send(Outgoing { message, fds }) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                tracing::error!(pid = self.pid, "worker has not read {QUEUE} messages");
+                self.kill();
+            }
+            // Its end comes as an event.
+            Err(mpsc::error::TrySendError::Closed(_)) => {}
+        }
+    }
+
+    /// Kills the process. Its end comes as an event.
+    pub(crate) fn kill(&self) {
+        if let Err(error) = self.shared.process.signal(Signal::SIGKILL) {
+            tracing::debug!(pid = self.pid, %error, "worker not killed");
+        }
+    }
+
+    /// Asks the worker for a sign of life.
+    pub(crate) async fn ping(&self) -> Result<(), Unresponsive> {
+        let (sender, answer) = oneshot::channel();
+        let nonce = {
+            let mut asked = self.asked();
+            asked.last_nonce += 1;
+            let nonce = asked.last_nonce;
+            asked.waiting.insert(nonce, sender);
+            nonce
+        };
+        self.send(ToWorker::Ping { nonce });
+        let answered = tokio::time::timeout(ANSWER_WITHIN, answer).await;
+        self.asked().waiting.remove(&nonce);
+        match answered {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Unresponsive),
+        }
+    }
+
+    /// When the worker last said anything.
+    pub(crate) fn last_heard(&self) -> Option<Instant> {
+        self.asked().last_heard
+    }
+
+    fn asked(&self) -> std::sync::MutexGuard<'_, Asked> {
+        self.shared
+            .asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands on what the worker says until its channel ends, then waits for its process.
+    async fn hear(self, channel: Arc<Channel>, events: Events) {
+        loop {
+            match channel.recv().await {
+                Ok(Some((bytes, _))) => match serde_json::from_slice(&bytes) {
+                    Ok(message) => self.heard(message, &events),
+                    Err(error) => {
+                        tracing::error!(pid = self.pid, %error, "a worker's message is not understood");
+                        self.kill();
+                    }
+                },
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(pid = self.pid, %error, "control channel");
+                    break;
+                }
+            }
+        }
+        let exit = match self.shared.process.wait().await {
+            Ok(exit) => exit,
+            Err(error) => {
+                tracing::error!(pid = self.pid, %error, "worker's end not seen");
+                wsgate_os::process::Exit::Unknown
+            }
+        };
+        // Nobody listens only while the supervisor itself ends.
+        drop(events.send(Event::Exited(self.id, Some(exit))));
+    }
+
+    fn heard(&self, message: FromWorker, events: &Events) {
+        let mut asked = self.asked();
+        asked.last_heard = Some(Instant::now());
+        if let FromWorker::Pong { nonce } = message {
+            if let Some(waiting) = asked.waiting.remove(&nonce) {
+                // Whoever asked may have stopped waiting.
+                let _ = waiting.send(());
+            }
+            return;
+        }
+        drop(asked);
+        drop(events.send(Event::Said(self.id, message)));
+    }
+}
+
+/// Sends what is queued, in order, until the worker or the supervisor is gone.
+async fn send_queued(channel: Arc<Channel>, mut queue: mpsc::Receiver<Outgoing>) {
+    while let Some(Outgoing { message, fds }) = queue.recv().await {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
+        let sent = match serde_json::to_vec(&message) {
+            Ok(bytes) => channel.send(&bytes, &fds).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = sent {
+            tracing::debug!(%error, "message to a worker not sent");
+            return;
+        }
+    }
+}

@@ -1,0 +1,527 @@
+//! Reloads: from the request to the commit, or to the reason why there is none.
+//!
+//! One at a time. Requests that come meanwhile are answered by the next one, which
+//! reads the files after they were made: each caller gets the generation that holds
+//! its content. Whatever fails before the commit leaves nothing behind.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::oneshot;
+use wsgate_config::{Config, Errors, Loaded, Sources};
+use wsgate_lifecycle::{Failure, Generation, Phase};
+use wsgate_os::systemd;
+use wsgate_protocol::admin::{LastReload, ReloadOutcome, Reloaded};
+
+use crate::admin;
+use crate::event::{Event, Read};
+use crate::generation::{Content, Record};
+use crate::sockets::Staged;
+use crate::supervisor::{Running, Supervisor, level, notify_systemd};
+use crate::{Error, totals};
+
+/// Who asked for a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Admin,
+    Signal,
+    Watch,
+}
+
+impl By {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Signal => "signal",
+            Self::Watch => "watch",
+        }
+    }
+}
+
+/// Somebody who wants to know how it went.
+struct Waiter {
+    by: By,
+    asked: Instant,
+    asked_at: SystemTime,
+    reply: Option<oneshot::Sender<ReloadOutcome>>,
+}
+
+/// Reloads asked for, under way and done.
+#[derive(Default)]
+pub(crate) struct Reloads {
+    queued: Vec<Waiter>,
+    stage: Stage,
+    pub(crate) last: Option<LastReload>,
+    /// What was read last, whether it could be used or not.
+    last_read: Option<Arc<Sources>>,
+    pub(crate) done: u64,
+    pub(crate) failed: u64,
+}
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Idle,
+    Reading(Vec<Waiter>),
+    Starting(Box<Candidate>),
+}
+
+/// A generation on its way to the commit. Dropped, it lets go of its new sockets.
+struct Candidate {
+    generation: Generation,
+    waiters: Vec<Waiter>,
+    staged: Staged,
+    http: Option<(SocketAddr, admin::HttpListener)>,
+    content: Content,
+    warnings: Vec<String>,
+    committed: bool,
+    failure: Option<String>,
+}
+
+impl Reloads {
+    /// Whether these texts are others than those that were read last.
+    pub(crate) fn is_news(&self, sources: &Sources) -> bool {
+        // What could not be read before is news once it can be.
+        self.last_read
+            .as_ref()
+            .is_none_or(|last| !last.same_content(sources))
+    }
+
+    /// The sockets that the candidate brings.
+    pub(crate) fn staged(&self) -> Option<&Staged> {
+        match &self.stage {
+            Stage::Starting(candidate) => Some(&candidate.staged),
+            _ => None,
+        }
+    }
+
+    /// Something the operator should know about the reload under way.
+    pub(crate) fn warn(&mut self, warning: String) {
+        tracing::warn!("{warning}");
+        if let Stage::Starting(candidate) = &mut self.stage {
+            candidate.warnings.push(warning);
+        }
+    }
+}
+
+impl Supervisor {
+    /// Begins the first generation, which nobody asked for and nobody waits for.
+    pub(crate) fn begin_first(&mut self, loaded: Loaded) -> Result<(), Error> {
+        self.reloads.last_read = Some(Arc::new(loaded.sources.clone()));
+        let candidate = self.prepare(loaded).map_err(|refused| match refused {
+            Refused::Sockets(error) => Error::Sockets(error),
+            Refused::Other(message) => Error::FirstGeneration(message),
+        })?;
+        self.launch(candidate);
+        Ok(())
+    }
+
+    /// Asks for a reload.
+    pub(crate) fn request_reload(&mut self, by: By, reply: Option<oneshot::Sender<ReloadOutcome>>) {
+        let waiter = Waiter {
+            by,
+            asked: Instant::now(),
+            asked_at: SystemTime::now(),
+            reply,
+        };
+        if self.lifecycle.phase() != Phase::Running {
+            self.answer(vec![waiter], &failed("wsgate stops"));
+            return;
+        }
+        self.reloads.queued.push(waiter);
+        self.next_reload();
+    }
+
+    /// Reads the files for everybody who waits, unless a reload is under way.
+    fn next_reload(&mut self) {
+        if !matches!(self.reloads.stage, Stage::Idle) || self.reloads.queued.is_empty() {
+            return;
+        }
+        self.reloads.stage = Stage::Reading(std::mem::take(&mut self.reloads.queued));
+        notify_systemd(systemd::reloading());
+        let (path, events) = (self.options.config.clone(), self.events.clone());
+        tokio::task::spawn_blocking(move || {
+            let read = Read::from_disk(&path);
+            // Nobody listens only while the supervisor itself ends.
+            drop(events.send(Event::Read(Box::new(read))));
+        });
+    }
+
+    /// The files have been read.
+    pub(crate) fn read(&mut self, read: Read) {
+        let Stage::Reading(waiters) = std::mem::take(&mut self.reloads.stage) else {
+            return;
+        };
+        self.reloads.last_read = read.sources.map(Arc::new);
+        let loaded = match read.loaded {
+            Ok(loaded) => loaded,
+            Err(errors) => return self.refuse_errors(waiters, &errors),
+        };
+        if let Some(generation) = self.unchanged(&loaded) {
+            return self.finish(waiters, &ReloadOutcome::Unchanged { generation });
+        }
+        match self.prepare(loaded) {
+            Ok(candidate) => self.launch(Candidate {
+                waiters,
+                ..candidate
+            }),
+            Err(refused) => self.finish(waiters, &failed(refused.to_string())),
+        }
+    }
+
+    fn refuse_errors(&mut self, waiters: Vec<Waiter>, errors: &Errors) {
+        for error in errors.iter() {
+            let (line, column) = (error.line().unwrap_or(0), error.column().unwrap_or(0));
+            let help = error.help.as_deref();
+            tracing::error!(
+                line,
+                column,
+                help,
+                "{}: {}",
+                error.path.display(),
+                error.message
+            );
+        }
+        let count = errors.len();
+        let outcome = ReloadOutcome::Failed {
+            message: format!(
+                "the configuration has {count} mistake{}",
+                if count == 1 { "" } else { "s" }
+            ),
+            errors: errors.rendered(),
+        };
+        self.finish(waiters, &outcome);
+    }
+
+    /// The active generation, if it runs this already. Comments and order of keys are no change.
+    fn unchanged(&mut self, loaded: &Loaded) -> Option<Generation> {
+        let generation = self.lifecycle.active()?;
+        let running = self.running.as_mut()?;
+        let mut wanted = loaded.config.clone();
+        copy_numbers(&mut wanted, &running.config);
+        if wanted != *running.config {
+            return None;
+        }
+        let active_since = running.content.active_since;
+        running.content = Content {
+            active_since,
+            ..Content::new(loaded.sources.clone())
+        };
+        let watch = running.config.reload.watch;
+        self.rearm_watch(&loaded.sources, watch);
+        Some(generation)
+    }
+
+    /// Everything that can fail without a process: what must not change, new addresses, numbers.
+    fn prepare(&mut self, loaded: Loaded) -> Result<Candidate, Refused> {
+        let Loaded {
+            mut config,
+            sources,
+            warnings,
+        } = loaded;
+        self.check_fixed(&config)?;
+        let staged = self.sockets.stage(&config)?;
+        let http = self.stage_http(&config)?;
+        self.numbers
+            .assign(
+                &mut config,
+                self.generations.values().map(|record| &*record.config),
+            )
+            .map_err(|full| Refused::Other(full.to_string()))?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        let record = Record::new(config)
+            .map_err(|error| Refused::Other(format!("configuration for the workers: {error}")))?;
+        self.last_generation += 1;
+        let generation = self.last_generation;
+        self.generations.insert(generation, record);
+        Ok(Candidate {
+            generation,
+            waiters: Vec::new(),
+            staged,
+            http,
+            content: Content::new(sources),
+            warnings,
+            committed: false,
+            failure: None,
+        })
+    }
+
+    /// Starts the candidate's workers.
+    fn launch(&mut self, candidate: Candidate) {
+        let generation = candidate.generation;
+        let Some(config) = self
+            .generations
+            .get(&generation)
+            .map(|record| record.config.clone())
+        else {
+            return;
+        };
+        self.reloads.stage = Stage::Starting(Box::new(candidate));
+        tracing::info!(generation, workers = config.workers, "generation starts");
+        let (slots, grace) = (config.workers, config.drain.grace);
+        self.apply(wsgate_lifecycle::Event::Begin {
+            generation,
+            slots,
+            grace,
+        });
+    }
+
+    fn check_fixed(&self, config: &Config) -> Result<(), Refused> {
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        let fixed = [
+            (
+                "admin.socket",
+                running.config.admin.socket != config.admin.socket,
+            ),
+            ("log.file", running.config.log.file != config.log.file),
+            ("log.format", running.config.log.format != config.log.format),
+        ];
+        match fixed.iter().find(|(_, changed)| *changed) {
+            Some((key, _)) => Err(Refused::Other(format!(
+                "{key} cannot change while wsgate runs: restart wsgate, or set it back"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn stage_http(
+        &self,
+        config: &Config,
+    ) -> Result<Option<(SocketAddr, admin::HttpListener)>, Refused> {
+        let same = |address: &SocketAddr| self.http.as_ref().is_some_and(|(at, _)| at == address);
+        match config.admin.http.filter(|address| !same(address)) {
+            None => Ok(None),
+            Some(address) => admin::listen_http(address)
+                .map(|listener| Some((address, listener)))
+                .map_err(|error| {
+                    Refused::Other(format!("[admin] http: cannot listen on {address}: {error}"))
+                }),
+        }
+    }
+
+    /// The commit point: from here on the candidate runs, and nothing rolls back.
+    pub(crate) fn commit(&mut self, generation: Generation) {
+        let Stage::Starting(candidate) = &mut self.reloads.stage else {
+            return;
+        };
+        let Some(record) = self.generations.get(&generation) else {
+            return;
+        };
+        let config = record.config.clone();
+        candidate.committed = true;
+        candidate.content.active_since = SystemTime::now();
+        let content = candidate.content.clone();
+        let http = candidate.http.take();
+        self.sockets.commit(&mut candidate.staged, &config);
+        self.states.keep_only(&config);
+        if let Err(error) = self.log.set_level(level(&config)) {
+            tracing::warn!(%error, "log level not changed");
+        }
+        self.switch_http(&config, http);
+        self.rearm_watch(&content.sources, config.reload.watch);
+        self.running = Some(Running { config, content });
+    }
+
+    fn switch_http(&mut self, config: &Config, new: Option<(SocketAddr, admin::HttpListener)>) {
+        let kept = config.admin.http.is_some() && new.is_none();
+        if kept {
+            return;
+        }
+        if let Some((_, task)) = self.http.take() {
+            task.abort();
+        }
+        self.http = new.map(|(address, listener)| {
+            (
+                address,
+                tokio::spawn(admin::serve_http(listener, self.events.clone())).abort_handle(),
+            )
+        });
+    }
+
+    /// The candidate has been given up.
+    pub(crate) fn failed(&mut self, generation: Generation, failure: &Failure) {
+        let why = self.describe(failure);
+        match &mut self.reloads.stage {
+            Stage::Starting(candidate) if candidate.generation == generation => {
+                candidate.failure = Some(why)
+            }
+            _ => tracing::warn!(generation, why, "generation failed"),
+        }
+    }
+
+    fn describe(&self, failure: &Failure) -> String {
+        match failure {
+            Failure::Died { worker, slot } => {
+                let words = self
+                    .last_words
+                    .get(worker)
+                    .map_or("it ended before it was ready", String::as_str);
+                format!("the new worker of slot {slot} failed: {words}")
+            }
+            Failure::Late { slot } => {
+                format!("the new worker of slot {slot} was not ready in time")
+            }
+            Failure::Stopping => "wsgate stops".to_owned(),
+            Failure::Busy => "another generation is starting".to_owned(),
+        }
+    }
+
+    /// Tells everybody how the reload went, once lifecycle has decided. Called after
+    /// every batch of actions, so that the drain of the old generation is known.
+    pub(crate) fn conclude_reload(&mut self) {
+        let concluded = matches!(&self.reloads.stage, Stage::Starting(candidate) if candidate.committed || candidate.failure.is_some());
+        if !concluded {
+            return;
+        }
+        let Stage::Starting(candidate) = std::mem::take(&mut self.reloads.stage) else {
+            return;
+        };
+        let Candidate {
+            generation,
+            waiters,
+            warnings,
+            failure,
+            ..
+        } = *candidate;
+        match failure {
+            Some(why) if self.running.is_none() => {
+                self.end = Some(Err(Error::FirstGeneration(why)))
+            }
+            Some(why) => self.finish(waiters, &failed(why)),
+            None => self.finish_committed(generation, waiters, warnings),
+        }
+    }
+
+    fn finish_committed(
+        &mut self,
+        generation: Generation,
+        waiters: Vec<Waiter>,
+        warnings: Vec<String>,
+    ) {
+        let first = waiters.is_empty();
+        let draining = self.draining();
+        let asked = waiters
+            .iter()
+            .map(|waiter| waiter.asked)
+            .min()
+            .unwrap_or(self.started);
+        let reloaded = Reloaded {
+            generation,
+            milliseconds: asked.elapsed().as_secs_f64() * 1e3,
+            draining_tunnels: draining.tunnels,
+            draining_generations: draining.generations,
+            deadline_at: draining.deadline.map(admin::time_of_day_at),
+            warnings,
+        };
+        tracing::info!(
+            generation,
+            milliseconds = %format_args!("{:.1}", reloaded.milliseconds),
+            draining_tunnels = reloaded.draining_tunnels,
+            "generation is active"
+        );
+        if !first {
+            self.reloads.done += 1;
+        }
+        self.finish(waiters, &ReloadOutcome::Reloaded(reloaded));
+    }
+
+    /// Answers, remembers, and goes on with whoever came meanwhile.
+    fn finish(&mut self, waiters: Vec<Waiter>, outcome: &ReloadOutcome) {
+        if let ReloadOutcome::Failed { message, .. } = outcome {
+            self.reloads.failed += 1;
+            tracing::error!(generation = ?self.lifecycle.active(), "reload failed, the active generation goes on: {message}");
+        }
+        let status = format!(
+            "generation {} is active",
+            self.lifecycle.active().unwrap_or(0)
+        );
+        notify_systemd(systemd::ready(&status));
+        self.answer(waiters, outcome);
+        self.next_reload();
+    }
+
+    fn answer(&mut self, waiters: Vec<Waiter>, outcome: &ReloadOutcome) {
+        if let Some(waiter) = waiters.first() {
+            self.reloads.last = Some(LastReload {
+                at: admin::time_of_day(waiter.asked_at),
+                by: waiter.by.name().to_owned(),
+                outcome: outcome.clone(),
+            });
+        }
+        for reply in waiters.into_iter().filter_map(|waiter| waiter.reply) {
+            // Whoever asked may have gone away.
+            drop(reply.send(outcome.clone()));
+        }
+    }
+
+    /// Nobody will read for those who wait.
+    pub(crate) fn fail_queued_reloads(&mut self, why: &str) {
+        let queued = std::mem::take(&mut self.reloads.queued);
+        self.answer(queued, &failed(why));
+    }
+}
+
+/// What is left of generations that are not active.
+pub(crate) struct Draining {
+    pub(crate) tunnels: u64,
+    pub(crate) generations: u64,
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Supervisor {
+    fn draining(&self) -> Draining {
+        let active = self.lifecycle.active();
+        let old = self
+            .links
+            .values()
+            .filter(|link| Some(link.generation) != active);
+        let figures: &totals::Figures = &self.figures;
+        let tunnels = old.clone().map(|link| figures.tunnels_of(link.block)).sum();
+        let generations: std::collections::BTreeSet<_> = old.map(|link| link.generation).collect();
+        let deadline = generations
+            .iter()
+            .filter_map(|number| self.generations.get(number)?.deadline)
+            .max();
+        Draining {
+            tunnels,
+            generations: generations.len() as u64,
+            deadline,
+        }
+    }
+}
+
+/// Why no candidate begins.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Sockets(#[from] crate::sockets::Error),
+    #[error("{0}")]
+    Other(String),
+}
+
+fn failed(message: impl Into<String>) -> ReloadOutcome {
+    ReloadOutcome::Failed {
+        message: message.into(),
+        errors: Vec::new(),
+    }
+}
+
+/// Numbers are no configuration: they must not count as a difference.
+fn copy_numbers(config: &mut Config, from: &Config) {
+    for (route, with_number) in config.routes.iter_mut().zip(&from.routes) {
+        route.number = with_number.number;
+    }
+    for (name, upstream) in &mut config.upstreams {
+        let Some(with_numbers) = from.upstreams.get(name) else {
+            continue;
+        };
+        for (server, with_number) in upstream.servers.iter_mut().zip(&with_numbers.servers) {
+            server.number = with_number.number;
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The supervisor's loop: one event at a time, one owner of all state.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use wsgate_config::{Config, Loaded, LogFormat, LogLevel, Sources};
+use wsgate_lifecycle::{Closes, Generation, Lifecycle, Moment, Phase, Settings, WorkerId};
+use wsgate_os::board::Board;
+use wsgate_os::lock::Lock;
+use wsgate_os::log::{self, LogHandle, LogSettings};
+use wsgate_os::signals::{self, Received};
+use wsgate_os::{limits, systemd};
+use wsgate_protocol::admin::Stopping;
+use wsgate_protocol::control::{FromWorker, ToWorker};
+
+use crate::event::{Event, Events, Request};
+use crate::generation::{Content, Record};
+use crate::link::Link;
+use crate::numbers::Numbers;
+use crate::reload::{By, Reloads};
+use crate::servers::ServerStates;
+use crate::sockets::Sockets;
+use crate::totals::Figures;
+use crate::watch::{self, Watch};
+use crate::{Error, Options, admin};
+
+/// Signals that are heard. Those without a meaning here are logged and change nothing.
+const HEARD: &[i32] = &[
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGWINCH,
+];
+
+/// All state of the gateway that is not in a worker.
+pub(crate) struct Supervisor {
+    pub(crate) options: Options,
+    pub(crate) events: Events,
+    pub(crate) started: Instant,
+    pub(crate) started_at: SystemTime,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) closes: Closes,
+    pub(crate) links: BTreeMap<WorkerId, Link>,
+    pub(crate) generations: BTreeMap<Generation, Record>,
+    pub(crate) last_generation: Generation,
+    pub(crate) sockets: Sockets,
+    pub(crate) numbers: Numbers,
+    pub(crate) figures: Figures,
+    pub(crate) board: Arc<OwnedFd>,
+    pub(crate) states: ServerStates,
+    pub(crate) reloads: Reloads,
+    pub(crate) restarts: u64,
+    /// Why workers ended, as they said themselves.
+    pub(crate) last_words: HashMap<WorkerId, String>,
+    /// What runs; `None` until the first commit.
+    pub(crate) running: Option<Running>,
+    pub(crate) http: Option<(SocketAddr, AbortHandle)>,
+    pub(crate) log: LogHandle,
+    pub(crate) end: Option<Result<(), Error>>,
+    pub(crate) stop_deadline: Option<Instant>,
+    interrupts: u32,
+    watch: Option<Watch>,
+    /// When files are looked at after they seem to have changed.
+    look_at: Option<Instant>,
+    looking: bool,
+}
+
+/// The active generation's configuration.
+pub(crate) struct Running {
+    pub(crate) config: Arc<Config>,
+    pub(crate) content: Content,
+}
+
+/// Runs the gateway until it has stopped.
+pub(crate) async fn run(options: &Options) -> Result<(), Error> {
+    let loaded = wsgate_config::load(&options.config).map_err(Error::Config)?;
+    let socket = loaded.config.admin.socket.clone();
+    let log =
+        log::init(log_settings(&loaded.config)).map_err(Error::system("opening of the log"))?;
+    let _lock = lock(&socket)?;
+    let listener = admin::listen(&socket)?;
+    limits::raise_nofile().map_err(Error::system("raise of RLIMIT_NOFILE"))?;
+
+    let (events, mut incoming) = mpsc::unbounded_channel();
+    let mut supervisor = Supervisor::new(options.clone(), events.clone(), log)?;
+    hear_signals(&events)?;
+    tokio::spawn(admin::serve(listener, events));
+    supervisor.start(loaded)?;
+    let outcome = supervisor.turn(&mut incoming).await;
+    admin::remove(&socket);
+    outcome
+}
+
+/// A lock on the runtime directory: the one that the admin socket is in.
+fn lock(socket: &std::path::Path) -> Result<Lock, Error> {
+    let directory = socket.parent().unwrap_or_else(|| std::path::Path::new("/"));
+    std::fs::create_dir_all(directory).map_err(Error::system(format!(
+        "creation of the runtime directory {} (set [admin] socket to a path that wsgate may write to)",
+        directory.display()
+    )))?;
+    Ok(Lock::take(&directory.join("wsgate.lock"))?)
+}
+
+fn hear_signals(events: &Events) -> Result<(), Error> {
+    let mut signals = signals::listen(HEARD).map_err(Error::system("handling of signals"))?;
+    let events = events.clone();
+    tokio::spawn(async move {
+        while let Some(received) = signals.recv().await {
+            if events.send(Event::Signal(received)).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+impl Supervisor {
+    fn new(options: Options, events: Events, log: LogHandle) -> Result<Self, Error> {
+        let (board, fd) = Board::create().map_err(Error::system("creation of the board"))?;
+        Ok(Self {
+            options,
+            events,
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            lifecycle: Lifecycle::new(settings()),
+            closes: Closes::default(),
+            links: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            last_generation: 0,
+            sockets: Sockets::default(),
+            numbers: Numbers::default(),
+            figures: Figures::new(board),
+            board: Arc::new(fd),
+            states: ServerStates::default(),
+            reloads: Reloads::default(),
+            restarts: 0,
+            last_words: HashMap::new(),
+            running: None,
+            http: None,
+            log,
+            end: None,
+            stop_deadline: None,
+            interrupts: 0,
+            watch: None,
+            look_at: None,
+            looking: false,
+        })
+    }
+
+    /// Begins the first generation.
+    fn start(&mut self, loaded: Loaded) -> Result<(), Error> {
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            pid = std::process::id(),
+            config = %self.options.config.display(),
+            "wsgate starts"
+        );
+        self.begin_first(loaded)
+    }
+
+    /// Takes events until the end has come.
+    async fn turn(&mut self, incoming: &mut mpsc::UnboundedReceiver<Event>) -> Result<(), Error> {
+        let mut look = tokio::time::interval(watch::LOOK_EVERY);
+        let watchdog = systemd::watchdog_interval().unwrap_or(Duration::from_secs(3600));
+        let mut alive = tokio::time::interval((watchdog / 2).max(Duration::from_millis(100)));
+        loop {
+            if let Some(end) = self.end.take() {
+                return end;
+            }
+            let wake_at = self.wake_at();
+            tokio::select! {
+                Some(event) = incoming.recv() => self.handle(event),
+                () = sleep_until(wake_at) => self.timers(),
+                _ = look.tick() => self.look(),
+                _ = alive.tick() => self.tell_systemd_alive(),
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Signal(received) => self.signal(received),
+            Event::Said(worker, message) => self.said(worker, message),
+            Event::Exited(worker, exit) => self.exited(worker, exit),
+            Event::Read(read) => self.read(*read),
+            Event::FilesChanged => {
+                self.look_at
+                    .get_or_insert_with(|| Instant::now() + watch::SETTLE);
+            }
+            Event::Looked(sources) => self.looked(sources),
+            Event::Admin(request) => self.admin(request),
+        }
+    }
+
+    fn said(&mut self, worker: WorkerId, message: FromWorker) {
+        match message {
+            FromWorker::Ready { .. } => self.apply(wsgate_lifecycle::Event::Ready(worker)),
+            FromWorker::Empty => self.apply(wsgate_lifecycle::Event::Empty(worker)),
+            FromWorker::Failed { reason } => {
+                self.last_words.insert(worker, reason);
+            }
+            // The link keeps these to itself.
+            FromWorker::Pong { .. } => {}
+        }
+    }
+
+    fn admin(&mut self, request: Request) {
+        // Whoever asked may be gone by the time of the answer.
+        match request {
+            Request::Snapshot(reply) => drop(reply.send(self.snapshot())),
+            Request::Reload(reply) => self.request_reload(By::Admin, Some(reply)),
+            Request::Stop { now, reply } => drop(reply.send(self.request_stop(now))),
+            Request::Server {
+                upstream,
+                server,
+                change,
+                reply,
+            } => {
+                drop(reply.send(self.change_server(&upstream, &server, &change)));
+            }
+        }
+    }
+
+    fn signal(&mut self, received: Received) {
+        let Received { signal, pid, uid } = received;
+        let name = signals::name(signal);
+        match signal {
+            libc::SIGHUP => {
+                tracing::info!(signal = name, pid, uid, "reload asked for");
+                self.request_reload(By::Signal, None);
+            }
+            libc::SIGTERM | libc::SIGQUIT | libc::SIGINT => {
+                tracing::info!(signal = name, pid, uid, "stop asked for");
+                self.interrupts += u32::from(signal == libc::SIGINT);
+                let now = self.interrupts > u32::from(!self.options.stop_at_first_interrupt);
+                self.request_stop(now);
+            }
+            libc::SIGUSR1 => self.reopen_logs(),
+            _ => tracing::info!(signal = name, pid, uid, "signal ignored"),
+        }
+    }
+
+    fn reopen_logs(&self) {
+        match self.log.reopen() {
+            Ok(()) => tracing::info!("log files reopened"),
+            Err(error) => tracing::error!(%error, "log file not reopened; lines go to the old one"),
+        }
+        self.send_to_all(&ToWorker::ReopenLogs);
+    }
+
+    /// Begins to stop, or stops faster.
+    fn request_stop(&mut self, now: bool) -> Stopping {
+        let stop = self
+            .running
+            .as_ref()
+            .map(|running| running.config.stop.clone());
+        let (accept_for, grace) = match stop {
+            Some(stop) if !now => (stop.accept_for, stop.grace),
+            _ => (Duration::ZERO, Duration::ZERO),
+        };
+        // A second request without `now` changes nothing.
+        if now || self.lifecycle.phase() == Phase::Running {
+            notify_systemd(systemd::stopping());
+            let all = accept_for + grace;
+            notify_systemd(systemd::extend_timeout(all + Duration::from_secs(10)));
+            tracing::info!(
+                tunnels = self.figures.tunnels(),
+                accept_for = %seconds(accept_for),
+                grace = %seconds(grace),
+                "wsgate stops"
+            );
+            self.stop_deadline = Some(Instant::now() + all);
+            self.fail_queued_reloads("wsgate stops");
+            self.apply(wsgate_lifecycle::Event::Stop { accept_for, grace });
+        }
+        let left = self
+            .stop_deadline
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        Stopping {
+            pid: std::process::id(),
+            tunnels: self.figures.tunnels(),
+            deadline_in_seconds: left.unwrap_or_default().as_secs_f64(),
+        }
+    }
+
+    /// The time as lifecycle counts it.
+    pub(crate) fn now(&self) -> Moment {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn send_to_all(&self, message: &ToWorker) {
+        for link in self.links.values() {
+            link.send(message.clone());
+        }
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let lifecycle = self.lifecycle.wake_at().map(|moment| self.started + moment);
+        [lifecycle, self.look_at].into_iter().flatten().min()
+    }
+
+    fn timers(&mut self) {
+        if self.look_at.is_some_and(|at| at <= Instant::now()) {
+            self.look_at = None;
+            self.look();
+        }
+        self.apply(wsgate_lifecycle::Event::Tick);
+    }
+
+    /// Watches what runs, or nothing.
+    pub(crate) fn rearm_watch(&mut self, sources: &Sources, wanted: bool) {
+        self.watch = None;
+        if !wanted {
+            return;
+        }
+        match Watch::start(&self.options.config, sources, &self.events) {
+            Ok(watch) => self.watch = Some(watch),
+            Err(error) => {
+                tracing::warn!(%error, every = ?watch::LOOK_EVERY, "no change notifications: files are only looked at")
+            }
+        }
+    }
+
+    /// Reads the files, away from the loop, to see whether they say something new.
+    fn look(&mut self) {
+        let watched = self
+            .running
+            .as_ref()
+            .is_some_and(|running| running.config.reload.watch);
+        if self.looking || !watched || self.lifecycle.phase() != Phase::Running {
+            return;
+        }
+        self.looking = true;
+        let (path, events) = (self.options.config.clone(), self.events.clone());
+        tokio::task::spawn_blocking(move || {
+            let sources = Sources::read(&path).ok();
+            drop(events.send(Event::Looked(sources)));
+        });
+    }
+
+    fn looked(&mut self, sources: Option<Sources>) {
+        self.looking = false;
+        // A file that cannot be read right now is on its way, or its absence is told at the next reload.
+        let Some(sources) = sources else { return };
+        if self.reloads.is_news(&sources) {
+            tracing::info!("the configuration has changed on disk");
+            self.request_reload(By::Watch, None);
+        }
+    }
+
+    fn tell_systemd_alive(&self) {
+        if systemd::watchdog_interval().is_some() {
+            notify_systemd(systemd::watchdog());
+        }
+        if let Some(at) = self.stop_deadline {
+            let left = at.saturating_duration_since(Instant::now());
+            notify_systemd(systemd::extend_timeout(left + Duration::from_secs(10)));
+        }
+    }
+
+    /// The configuration file's path, as text.
+    pub(crate) fn config_file(&self) -> String {
+        let path: &PathBuf = &self.options.config;
+        path.display().to_string()
+    }
+}
+
+/// systemd is told, not asked: what it misses is logged.
+pub(crate) fn notify_systemd(told: std::io::Result<()>) {
+    if let Err(error) = told {
+        tracing::warn!(%error, "systemd not notified");
+    }
+}
+
+/// A duration as the log shows it.
+pub(crate) fn seconds(duration: Duration) -> String {
+    format!("{:.1}s", duration.as_secs_f64())
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn settings() -> Settings {
+    let mut settings = Settings::default();
+    let wanted = std::env::var("WSGATE_TEST_READY_WITHIN_MS")
+        .ok()
+        .filter(|_| cfg!(debug_assertions));
+    if let Some(ms) = wanted.and_then(|text| text.parse().ok()) {
+        settings.ready_within = Duration::from_millis(ms);
+    }
+    settings
+}
+
+pub(crate) fn level(config: &Config) -> tracing::Level {
+    match config.log.level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    }
+}
+
+fn log_settings(config: &Config) -> LogSettings {
+    LogSettings {
+        level: level(config),
+        json: config.log.format == LogFormat::Json,
+        access: config.log.access,
+        file: config.log.file.clone(),
+        process: "supervisor".to_owned(),
+    }
+}

@@ -1,0 +1,273 @@
+//! Obeys the supervisor, message by message.
+//!
+//! When the supervisor is gone the worker accepts nothing more and drains.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wsgate_os::channel::Channel;
+use wsgate_protocol::control::{ClosePlan, FromWorker, SocketSpec, ToWorker, VERSION};
+use wsgate_proxy::{Acceptor, Listening};
+
+use crate::boot::{self, Booted};
+use crate::listing::Lister;
+use crate::{Error, hooks};
+
+/// What tunnels get beyond the deadline for their polite close.
+const OVERTIME: Duration = Duration::from_secs(5);
+
+/// A listening socket that is not accepted from yet.
+struct Held {
+    listener: String,
+    socket: Listening,
+}
+
+/// The worker's side of the control channel.
+pub(crate) struct Control {
+    channel: Channel,
+    booted: Booted,
+    /// By slot; Unix sockets, which all slots share, under `None`.
+    held: BTreeMap<Option<usize>, Vec<Held>>,
+    accepting: BTreeMap<Option<usize>, Vec<Acceptor>>,
+    retired: bool,
+}
+
+/// Whether to go on.
+enum Next {
+    Message,
+    Exit,
+}
+
+impl Control {
+    pub(crate) fn new(channel: Channel, booted: Booted) -> Self {
+        Self {
+            channel,
+            booted,
+            held: BTreeMap::new(),
+            accepting: BTreeMap::new(),
+            retired: false,
+        }
+    }
+
+    /// Obeys until told to exit. Without a supervisor: until nothing is held any more.
+    pub(crate) async fn run(mut self) -> Result<(), Error> {
+        let gateway = self.booted.gateway.clone();
+        let mut said_empty = false;
+        loop {
+            let message = tokio::select! {
+                message = self.channel.recv() => message,
+                () = gateway.empty(), if self.retired && !said_empty => {
+                    said_empty = true;
+                    self.say(&FromWorker::Empty).await;
+                    continue;
+                }
+            };
+            match message {
+                Ok(Some((bytes, fds))) => match self.obey(&bytes, fds).await {
+                    Ok(Next::Message) => {}
+                    Ok(Next::Exit) => return Ok(()),
+                    Err(error) => {
+                        report_failure(&self.channel, &error).await;
+                        self.outlive_supervisor(&error.to_string()).await;
+                        return Err(error);
+                    }
+                },
+                Ok(None) => {
+                    self.outlive_supervisor("the supervisor is gone").await;
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.outlive_supervisor(&error.to_string()).await;
+                    return Err(Error::Channel(error));
+                }
+            }
+        }
+    }
+
+    async fn obey(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<Next, Error> {
+        let message: ToWorker =
+            serde_json::from_slice(bytes).map_err(|error| Error::Message(error.to_string()))?;
+        let gateway = &self.booted.gateway;
+        match message {
+            ToWorker::Boot(_) => return Err(Error::Message("a second boot".to_owned())),
+            ToWorker::Sockets { sockets } => self.hold(sockets, fds)?,
+            ToWorker::Prepare => self.ready().await,
+            ToWorker::Accept { slots } => self.accept(&slots),
+            ToWorker::Return { slot } => self.give_back(slot),
+            ToWorker::Retire { plan } => self.retire(&plan),
+            ToWorker::Servers { states } => gateway.set_servers(&boot::states(&states)),
+            ToWorker::DrainServer { server, plan } => {
+                gateway.drain_server(server, &translate(&plan))
+            }
+            ToWorker::UndrainServer { server } => gateway.undrain_server(server),
+            ToWorker::Ping { nonce } => self.pong(nonce).await,
+            ToWorker::Tunnels { filter } => self.list(filter, fds)?,
+            ToWorker::ReopenLogs => self.reopen_logs(),
+            ToWorker::Exit => return Ok(Next::Exit),
+        }
+        Ok(Next::Message)
+    }
+
+    fn hold(&mut self, sockets: Vec<SocketSpec>, fds: Vec<OwnedFd>) -> Result<(), Error> {
+        if sockets.len() != fds.len() {
+            return Err(Error::Message(format!(
+                "{} sockets with {} descriptors",
+                sockets.len(),
+                fds.len()
+            )));
+        }
+        for (spec, fd) in sockets.into_iter().zip(fds) {
+            let socket = match spec.slot {
+                Some(_) => Listening::Tcp(fd.into()),
+                None => Listening::Unix(fd.into()),
+            };
+            self.held.entry(spec.slot).or_default().push(Held {
+                listener: spec.listener,
+                socket,
+            });
+        }
+        Ok(())
+    }
+
+    async fn ready(&self) {
+        let slot = self.booted.boot.slot;
+        if !hooks::never_ready(slot) {
+            self.say(&FromWorker::Ready { version: VERSION }).await;
+            hooks::at_ready(slot);
+        }
+    }
+
+    fn accept(&mut self, slots: &[usize]) {
+        let slots = slots.iter().map(|slot| Some(*slot)).chain([None]);
+        for slot in slots {
+            for Held { listener, socket } in self.held.remove(&slot).into_iter().flatten() {
+                match self.booted.gateway.accept(&listener, socket) {
+                    Ok(acceptor) => self.accepting.entry(slot).or_default().push(acceptor),
+                    // The supervisor still has the socket: nobody who waits on it is lost.
+                    Err(error) => {
+                        tracing::error!(listener, %error, "a socket is not accepted from")
+                    }
+                }
+            }
+        }
+    }
+
+    fn give_back(&mut self, slot: usize) {
+        self.held.remove(&Some(slot));
+        for acceptor in self.accepting.remove(&Some(slot)).into_iter().flatten() {
+            acceptor.stop();
+        }
+    }
+
+    fn retire(&mut self, plan: &ClosePlan) {
+        self.stop_accepting();
+        self.booted.gateway.retire(&translate(plan));
+    }
+
+    fn stop_accepting(&mut self) {
+        self.retired = true;
+        self.held.clear();
+        for acceptor in std::mem::take(&mut self.accepting).into_values().flatten() {
+            acceptor.stop();
+        }
+    }
+
+    async fn pong(&self, nonce: u64) {
+        self.booted
+            .ledger
+            .set_log_lines_dropped(self.booted.log.dropped());
+        self.say(&FromWorker::Pong { nonce }).await;
+    }
+
+    fn list(
+        &self,
+        filter: wsgate_protocol::admin::TunnelFilter,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Error> {
+        let [to] = <[OwnedFd; 1]>::try_from(fds).map_err(|fds| {
+            Error::Message(format!(
+                "tunnels with {} descriptors in place of 1",
+                fds.len()
+            ))
+        })?;
+        let (lister, tunnels) = (Lister::new(&self.booted), self.booted.gateway.tunnels());
+        tokio::spawn(async move {
+            if let Err(error) = lister.list(tunnels, filter, to).await {
+                tracing::debug!(%error, "the list of tunnels was not read to its end");
+            }
+        });
+        Ok(())
+    }
+
+    fn reopen_logs(&self) {
+        if let Err(error) = self.booted.log.reopen() {
+            tracing::error!(%error, "log file not reopened; lines go to the old one");
+        }
+    }
+
+    /// A supervisor that cannot be told is gone, which the next receive finds out.
+    async fn say(&self, message: &FromWorker) {
+        if let Err(error) = say(&self.channel, message).await {
+            tracing::debug!(%error, "supervisor not reached");
+        }
+    }
+
+    /// Drains by its own configuration, and returns when nothing is held any more.
+    async fn outlive_supervisor(&mut self, why: &str) {
+        let (gateway, drain) = (self.booted.gateway.clone(), &self.booted.config.drain);
+        let now = Instant::now();
+        let deadline = now + drain.grace;
+        let tunnels = gateway.tunnels().len() as u32;
+        tracing::warn!(why, tunnels, grace = ?drain.grace, "draining without a supervisor");
+        if !self.retired {
+            let needed = Duration::from_secs(1) * tunnels / drain.close_rate.max(1);
+            let plan = wsgate_proxy::ClosePlan {
+                code: drain.close_code,
+                reason: Arc::from("gateway gone"),
+                windows: vec![(
+                    deadline.checked_sub(needed).unwrap_or(now).max(now),
+                    deadline,
+                )],
+            };
+            self.stop_accepting();
+            gateway.retire(&plan);
+        }
+        if tokio::time::timeout_at((deadline + OVERTIME).into(), gateway.empty())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the deadline has passed: what is left is cut");
+        }
+    }
+}
+
+/// Tells the supervisor why the worker is about to end, if it can still be told.
+pub(crate) async fn report_failure(channel: &Channel, error: &Error) {
+    let message = FromWorker::Failed {
+        reason: error.to_string(),
+    };
+    if let Err(error) = say(channel, &message).await {
+        tracing::debug!(%error, "supervisor not reached");
+    }
+}
+
+async fn say(channel: &Channel, message: &FromWorker) -> std::io::Result<()> {
+    channel.send(&serde_json::to_vec(message)?, &[]).await
+}
+
+/// A plan's times are relative to its receipt, which is now.
+fn translate(plan: &ClosePlan) -> wsgate_proxy::ClosePlan {
+    let now = Instant::now();
+    let at = |ms: u64| now + Duration::from_millis(ms);
+    wsgate_proxy::ClosePlan {
+        code: plan.code,
+        reason: Arc::from(plan.reason.as_str()),
+        windows: plan
+            .windows
+            .iter()
+            .map(|window| (at(window.from_ms), at(window.to_ms)))
+            .collect(),
+    }
+}

@@ -1,0 +1,119 @@
+//! The board as the data path sees it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use wsgate_os::board::Board;
+use wsgate_protocol::board::{Cell, STATUSES, route, server};
+use wsgate_proxy::{Figure, Ledger};
+
+/// Writes this worker's block of the board, and sums all of them.
+pub(crate) struct BoardLedger {
+    board: Board,
+    block: usize,
+}
+
+impl BoardLedger {
+    pub(crate) fn new(board: Board, block: usize) -> Self {
+        Self { board, block }
+    }
+
+    /// Sets the number of log lines dropped by this process.
+    pub(crate) fn set_log_lines_dropped(&self, n: u64) {
+        self.general(Cell::LogLinesDropped)
+            .store(n, Ordering::Relaxed);
+    }
+
+    fn general(&self, cell: Cell) -> &AtomicU64 {
+        self.board.general(self.block, cell.index())
+    }
+
+    fn cell(&self, figure: Figure) -> &AtomicU64 {
+        let (board, block) = (&self.board, self.block);
+        match figure {
+            Figure::Tunnels => self.general(Cell::Tunnels),
+            Figure::TunnelsOpened => self.general(Cell::TunnelsOpened),
+            Figure::Ended(cause) => self.general(Cell::Ended(cause as usize)),
+            Figure::Connections => self.general(Cell::Connections),
+            Figure::Requests => self.general(Cell::Requests),
+            Figure::Error(status) => self.general(Cell::Errors(status_index(status))),
+            Figure::BytesFromClients => self.general(Cell::BytesFromClients),
+            Figure::BytesFromServers => self.general(Cell::BytesFromServers),
+            Figure::MessagesFromClients => self.general(Cell::MessagesFromClients),
+            Figure::MessagesFromServers => self.general(Cell::MessagesFromServers),
+            Figure::RouteTunnels(n) => board.route(block, n as usize, route::TUNNELS),
+            Figure::RouteDraining(n) => board.route(block, n as usize, route::DRAINING),
+            Figure::ServerTunnels(n) => board.server(block, n as usize, server::TUNNELS),
+            Figure::ServerDraining(n) => board.server(block, n as usize, server::DRAINING),
+            Figure::ServerOpened(n) => board.server(block, n as usize, server::OPENED),
+            Figure::ServerConnectFailures(n) => {
+                board.server(block, n as usize, server::CONNECT_FAILURES)
+            }
+        }
+    }
+}
+
+/// An own answer whose status has no cell of its own counts as 500.
+fn status_index(status: u16) -> usize {
+    let place = |wanted: u16| STATUSES.iter().position(|known| *known == wanted);
+    place(status).or_else(|| place(500)).unwrap_or(0)
+}
+
+impl Ledger for BoardLedger {
+    fn add(&self, figure: Figure, n: u64) {
+        self.cell(figure).fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn sub(&self, gauge: Figure, n: u64) {
+        self.cell(gauge).fetch_sub(n, Ordering::Relaxed);
+    }
+
+    fn tunnels(&self) -> u64 {
+        self.board.sum_general(Cell::Tunnels.index())
+    }
+
+    fn tunnels_here(&self) -> u64 {
+        self.general(Cell::Tunnels).load(Ordering::Relaxed)
+    }
+
+    fn tunnels_to(&self, server: u32) -> u64 {
+        self.board.sum_server(server as usize, server::TUNNELS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wsgate_protocol::board::CAUSES;
+    use wsgate_proxy::Cause;
+
+    #[test]
+    fn causes_have_the_same_order_on_the_board_as_in_the_data_path() {
+        for cause in Cause::ALL {
+            assert_eq!(CAUSES[cause as usize], cause.name());
+        }
+        assert_eq!(CAUSES.len(), Cause::ALL.len());
+    }
+
+    #[test]
+    fn an_unlisted_status_counts_as_500() {
+        assert_eq!(STATUSES[status_index(418)], 500);
+        assert_eq!(STATUSES[status_index(404)], 404);
+    }
+
+    #[test]
+    fn what_one_worker_counts_another_sees() {
+        let (board, fd) = Board::create().expect("a board");
+        board.claim(0);
+        board.claim(1);
+        let one = BoardLedger::new(Board::open(fd).expect("the same board"), 0);
+        let other = BoardLedger::new(board, 1);
+        one.add(Figure::ServerTunnels(7), 2);
+        one.add(Figure::Tunnels, 2);
+        other.add(Figure::ServerTunnels(7), 1);
+        other.add(Figure::Tunnels, 1);
+        assert_eq!(other.tunnels_to(7), 3);
+        assert_eq!((one.tunnels(), one.tunnels_here()), (3, 2));
+        one.sub(Figure::ServerTunnels(7), 2);
+        assert_eq!(other.tunnels_to(7), 1);
+    }
+}

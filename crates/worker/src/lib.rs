@@ -1,0 +1,94 @@
+//! A worker process: it gets everything over its control channel, runs the data
+//! path, and answers the supervisor.
+//!
+//! It opens no configuration file, binds no address and heeds no signal. Its one
+//! runtime thread does all the work, so nothing here may block.
+
+mod boot;
+mod control;
+mod hooks;
+mod ledger;
+mod listing;
+
+use std::io;
+use std::process::ExitCode;
+
+use wsgate_os::channel::Channel;
+
+use crate::boot::Booted;
+use crate::control::Control;
+
+/// Why a worker cannot do what it is for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Standard input is no control channel: somebody started a worker by hand.
+    #[error("standard input is no control channel (workers are started by `wsgate run`): {0}")]
+    NoChannel(#[source] io::Error),
+    /// The control channel broke or ended before the worker was ready.
+    #[error("the control channel ended before the worker was ready")]
+    ChannelEnded,
+    /// The control channel failed.
+    #[error("control channel: {0}")]
+    Channel(#[source] io::Error),
+    /// A message that is not understood.
+    #[error("a message of the supervisor is not understood: {0}")]
+    Message(String),
+    /// The kernel refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// Runs a worker whose control channel is standard input, until its supervisor
+/// dismisses it or, when that is gone, until its tunnels have ended.
+#[must_use]
+pub fn run() -> ExitCode {
+    if let Err(source) = wsgate_os::signals::ignore(wsgate_os::signals::IGNORED_BY_WORKERS) {
+        return complain(&Error::System {
+            what: "ignoring of signals",
+            source,
+        });
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return complain(&Error::System {
+                what: "start of the runtime",
+                source: error,
+            });
+        }
+    };
+    match runtime.block_on(serve()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error),
+    }
+}
+
+async fn serve() -> Result<(), Error> {
+    let stdin = wsgate_os::process::take_stdin().map_err(Error::NoChannel)?;
+    let channel = Channel::from_fd(stdin).map_err(Error::NoChannel)?;
+    let booted = match Booted::receive(&channel).await {
+        Ok(booted) => booted,
+        Err(error) => {
+            control::report_failure(&channel, &error).await;
+            return Err(error);
+        }
+    };
+    Control::new(channel, booted).run().await
+}
+
+/// Says on standard error what went wrong: the log may not be there yet.
+fn complain(error: &Error) -> ExitCode {
+    use std::io::Write;
+    tracing::error!(%error, "worker ends");
+    // Nobody is left to tell when standard error is gone as well.
+    drop(writeln!(io::stderr(), "wsgate worker: {error}"));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,114 @@
+//! `wsgate`: the daemon. Each command is a few lines; the work is in the crates.
+
+mod demo;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use wsgate_supervisor::{Error, Options};
+
+/// Where the configuration is unless `--config` says otherwise.
+const DEFAULT_CONFIG: &str = "/etc/wsgate/wsgate.toml";
+
+/// A WebSocket gateway whose live tunnels outlive what happens around them.
+#[derive(Parser)]
+#[command(name = "wsgate", version, about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway in the foreground until it is told to stop.
+    ///
+    /// Signals: HUP reloads; TERM, QUIT and INT stop gracefully, a second INT at once;
+    /// USR1 reopens log files. Exit code 2: the configuration has mistakes; 1: it could not start.
+    Run(ConfigArgs),
+    /// Check the configuration, and say what is wrong with it. Exit code 0: nothing; 2: something.
+    Check(ConfigArgs),
+    /// Run the gateway with a chat server behind it, to try it out.
+    Demo(demo::DemoArgs),
+    /// Control the running gateway; the same as `wsctl`.
+    Ctl(wsgate_ctl::CtlArgs),
+    /// Write the man pages of wsgate and wsctl into a directory.
+    #[command(hide = true)]
+    Man {
+        /// A directory that exists.
+        directory: PathBuf,
+    },
+    /// A worker process; `wsgate run` starts it.
+    #[command(hide = true)]
+    Worker,
+}
+
+#[derive(clap::Args)]
+struct ConfigArgs {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(ConfigArgs { config }) => run(&Options {
+            config,
+            stop_at_first_interrupt: false,
+        }),
+        Command::Check(ConfigArgs { config }) => check(&config),
+        Command::Demo(args) => demo::run(&args),
+        Command::Ctl(args) => wsgate_ctl::run(args),
+        Command::Man { directory } => man(&directory),
+        Command::Worker => wsgate_worker::run(),
+    }
+}
+
+fn run(options: &Options) -> ExitCode {
+    match wsgate_supervisor::run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ Error::Config(_)) => complain(&error, 2),
+        Err(error) => complain(&error, 1),
+    }
+}
+
+fn check(config: &Path) -> ExitCode {
+    match wsgate_config::load(config) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                say(&mut std::io::stderr(), &format!("warning: {warning}"));
+            }
+            say(
+                &mut std::io::stdout(),
+                &format!("{}: no mistakes", config.display()),
+            );
+            ExitCode::SUCCESS
+        }
+        Err(errors) => {
+            say(&mut std::io::stderr(), &errors.to_string());
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn man(directory: &Path) -> ExitCode {
+    let pages = [Cli::command(), wsgate_ctl::Wsctl::command()];
+    match pages
+        .into_iter()
+        .try_for_each(|command| clap_mangen::generate_to(command, directory))
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, 1),
+    }
+}
+
+fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    say(&mut std::io::stderr(), &format!("wsgate: {error}"));
+    ExitCode::from(code)
+}
+
+/// A terminal that is gone cannot be told.
+fn say(to: &mut impl Write, text: &str) {
+    drop(writeln!(to, "{text}"));
+}

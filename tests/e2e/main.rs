@@ -1,0 +1,22 @@
+//! The real programs, met over real sockets: a gateway of its own for each test,
+//! servers behind it and clients before it. What is asserted is what a user would see.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that fails says where, in its helpers too"
+)]
+
+mod admin;
+mod check;
+mod configs;
+mod crash;
+mod ctl;
+mod demo;
+mod drain;
+mod http;
+mod reload;
+mod servers;
+mod tunnels;
+
+#[path = "../support/mod.rs"]
+mod support;

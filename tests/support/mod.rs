@@ -1,0 +1,13 @@
+//! What the end-to-end tests share: a gateway in a line, servers behind it, clients
+//! before it. Nothing here looks into the gateway but over its sockets, its log and /proc.
+
+pub(crate) mod admin;
+pub(crate) mod backend;
+pub(crate) mod client;
+pub(crate) mod demo;
+pub(crate) mod gateway;
+pub(crate) mod load;
+pub(crate) mod process;
+pub(crate) mod raw;
+pub(crate) mod wait;
+pub(crate) mod wire;
