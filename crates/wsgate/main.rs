@@ -39,9 +39,6 @@ enum Command {
         /// A directory that exists.
         directory: PathBuf,
     },
-    /// A worker process; `wsgate run` starts it.
-    #[command(hide = true)]
-    Worker,
 }
 
 #[derive(clap::Args)]
@@ -52,6 +49,10 @@ struct ConfigArgs {
 }
 
 fn main() -> ExitCode {
+    // The supervisor tells a worker what it is by its name, which `ps` shows.
+    if wsgate_worker::is_worker(std::env::args_os().next().as_deref()) {
+        return wsgate_worker::run();
+    }
     match Cli::parse().command {
         Command::Run(ConfigArgs { config }) => run(&Options {
             config,
@@ -61,14 +62,16 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Ctl(args) => wsgate_ctl::run(args),
         Command::Man { directory } => man(&directory),
-        Command::Worker => wsgate_worker::run(),
     }
 }
 
 fn run(options: &Options) -> ExitCode {
     match wsgate_supervisor::run(options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ Error::Config(_)) => complain(&error, 2),
+        Err(Error::Config(errors)) => {
+            say(&mut std::io::stderr(), &errors.to_string());
+            ExitCode::from(2)
+        }
         Err(error) => complain(&error, 1),
     }
 }

@@ -38,18 +38,24 @@ async fn every_mistake_is_told_with_its_place_its_line_and_a_way_out() {
         assert!(said.contains(place), "{place} in:\n{said}");
         assert!(said.contains(line), "{line} in:\n{said}");
     }
-    for meant in ["`address`", "`chat`"] {
+    for meant in ["`address`", "\"chat\""] {
         assert!(said.contains(meant), "{meant} in:\n{said}");
     }
 }
 
 #[tokio::test]
 async fn errors_of_syntax_are_told_all_at_once() {
-    let text = "workers = \n[[listener]\naddress = \"127.0.0.1:0\n[[route]]\nupstream = chat\n";
+    let text = "workers = \n[[listener]]\naddress = \"127.0.0.1:0\n[[route]\nupstream = \"chat\"\n\
+        [upstream.chat]\nservers = [\"127.0.0.1:1\",, ]\n";
     let (output, _dir) = with_file("check", text).await;
     assert_eq!(output.status.code(), Some(2));
     let said = stderr(&output);
-    for place in ["wsgate.toml:1:", "wsgate.toml:3:", "wsgate.toml:5:"] {
+    for place in [
+        "wsgate.toml:1:11",
+        "wsgate.toml:3:23",
+        "wsgate.toml:4:9",
+        "wsgate.toml:7:26",
+    ] {
         assert!(said.contains(place), "{place} in:\n{said}");
     }
 }
@@ -81,7 +87,7 @@ async fn a_gateway_does_not_start_with_mistakes() {
     let (output, dir) = with_file("run", &configs::simple(&["nonsense"])).await;
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        stderr(&output).contains("wsgate.toml:8:"),
+        stderr(&output).contains("wsgate.toml:9:"),
         "{}",
         stderr(&output)
     );

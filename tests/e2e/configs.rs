@@ -27,3 +27,13 @@ pub(crate) fn draining(grace: &str, rate: u32) -> String {
         "workers = 2\n[reload]\nwatch = false\n[drain]\ngrace = \"{grace}\"\nclose_rate = {rate}\n"
     )
 }
+
+/// One listener and one route that leads everything to these servers. Configurations with
+/// different numbers differ, and lead to the same.
+pub(crate) fn numbered(head: &str, servers: &[&str], number: u64) -> String {
+    let route = format!(
+        "[[route]]\nupstream = \"chat\"\nidle_timeout = \"{}m\"\n",
+        number + 60
+    );
+    format!("{head}\n{LISTENER}{route}{}", upstream("chat", servers))
+}

@@ -230,15 +230,8 @@ async fn both_workers_at_once_are_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_of_an_old_generation_that_dies_is_not_replaced() {
     let echo = Echo::start().await;
-    let number = |hours: u32| {
-        let route = format!("[[route]]\nupstream = \"chat\"\nidle_timeout = \"{hours}h\"\n");
-        let head = configs::draining("10m", 100);
-        format!(
-            "{head}{}{route}{}",
-            configs::LISTENER,
-            configs::upstream("chat", &[&echo.address])
-        )
-    };
+    let head = configs::draining("10m", 100);
+    let number = |number: u64| configs::numbered(&head, &[&echo.address], number);
     let gateway = Gateway::start(&number(1)).await;
     let client = Client::open(&gateway.ws_url("/")).await;
     gateway.edit(&number(2));

@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod answers;
 mod check;
 mod configs;
 mod crash;
@@ -15,6 +16,7 @@ mod demo;
 mod drain;
 mod http;
 mod reload;
+mod routes;
 mod servers;
 mod tunnels;
 

@@ -23,11 +23,9 @@ struct Deployed {
     clients: Vec<Client>,
 }
 
-fn config(one: &Echo, two: &Echo, number: u32) -> String {
+fn config(one: &Echo, two: &Echo, number: u64) -> String {
     let head = configs::draining("10m", 100);
-    let route = format!("[[route]]\nupstream = \"chat\"\nidle_timeout = \"{number}h\"\n");
-    let upstream = configs::upstream("chat", &[&one.address, &two.address]);
-    format!("{head}{}{route}{upstream}", configs::LISTENER)
+    configs::numbered(&head, &[&one.address, &two.address], number)
 }
 
 impl Deployed {
@@ -295,7 +293,7 @@ async fn the_api_says_what_it_changed() {
     assert!(changed.deadline_in_seconds.unwrap() <= 300.0);
     deployed
         .gateway
-        .logged(&[&deployed.one.address, "drain"])
+        .logged(&[&deployed.one.address, "server state"])
         .await;
     for (path, status) in [
         ("/v1/upstreams/chta/servers/127.0.0.1:1", 404),

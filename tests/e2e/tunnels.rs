@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::configs;
 use crate::support::backend::{Echo, Raw};
-use crate::support::client::{Client, close_frame};
+use crate::support::client::Client;
 use crate::support::gateway::{Gateway, Launch};
 use crate::support::raw::{self, BINARY, CONTINUATION, PING, PONG, TEXT, Wire, frame, masked};
 use crate::support::wait::{SOON, eventually, until, within};
@@ -383,7 +383,8 @@ async fn unix_sockets_serve_on_both_sides() {
     assert_eq!(tunnels.len(), 1);
     assert_eq!(tunnels[0].client, "unix");
     assert!(tunnels[0].server.starts_with("unix:"), "{tunnels:?}");
-    assert!(client.close(4000, "over unix").await.is_polite(4000));
+    let end = client.close(4000, "over unix").await;
+    assert!(end.is_polite(4000), "{end:?}");
     until("the server sees the end", SOON, async || {
         echo.session().wire.is_some()
     })
@@ -512,8 +513,7 @@ async fn a_tunnels_id_stands_in_the_log_at_its_begin_and_at_its_end() {
     let tunnel = gateway.tunnels().await.remove(0);
     assert_eq!(tunnel.path, "/room/7");
     gateway.logged(&[&tunnel.id, &echo.address]).await;
-    client.ws.close(Some(close_frame(1000, ""))).await.unwrap();
-    client.end(SOON).await;
+    client.close(1000, "").await;
     until("two lines have the id", SOON, async || {
         let log = gateway.log();
         log.lines().filter(|line| line.contains(&tunnel.id)).count() >= 2

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -22,6 +23,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request as Handshake};
 
 use super::client::{close_frame, closed, no_limits};
+use super::raw::{Head, Wire};
 use super::wire::{EndNote, Stream, Watched, WireEnd};
 
 /// A server that sends every message back.
@@ -222,8 +224,10 @@ fn out_of_order(message: &Message, next: &mut u64) -> Option<String> {
 /// Finishes its own side first, as a server does (RFC 6455 section 7.1.1), and reads to
 /// the end of the stream, so that nothing unread turns the close into a reset.
 async fn finish(mut ws: WebSocketStream<Watched>, end: &EndNote) -> Option<WireEnd> {
-    let stream = ws.get_mut();
     let reading = async {
+        // The answer to a Close leaves with this.
+        while let Some(Ok(_)) = ws.next().await {}
+        let stream = ws.get_mut();
         let _ = stream.shutdown().await;
         let mut rest = [0; 4096];
         while matches!(stream.read(&mut rest).await, Ok(1..)) {}
@@ -311,4 +315,38 @@ where
 pub(crate) async fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap().to_string()
+}
+
+/// The body of an answer.
+pub(crate) fn body(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).boxed_unsync()
+}
+
+/// Answers with what it was asked, as it arrived.
+pub(crate) async fn mirror(request: Request<Incoming>) -> Response<Body> {
+    let (parts, incoming) = request.into_parts();
+    let got = incoming.collect().await.unwrap().to_bytes();
+    let mut text = format!("{} {} {} bytes\n", parts.method, parts.uri, got.len());
+    for (name, value) in &parts.headers {
+        text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+    }
+    Response::builder()
+        .header("x-server", "mirror")
+        .body(body(text))
+        .unwrap()
+}
+
+/// A server whose answer to an upgrade is made by `answer`.
+pub(crate) async fn answering(answer: impl Fn(&Head) -> String + Clone + Send + 'static) -> Raw {
+    Raw::start(move |stream| {
+        let answer = answer.clone();
+        async move {
+            let mut wire = Wire::new(stream);
+            if let Some(head) = wire.try_head().await {
+                wire.send(answer(&head)).await;
+                wire.rest().await;
+            }
+        }
+    })
+    .await
 }

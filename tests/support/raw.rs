@@ -256,3 +256,16 @@ fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
         .windows(pattern.len())
         .position(|window| window == pattern)
 }
+
+/// Sends one request and reads its whole answer.
+pub(crate) async fn ask(wire: &mut Wire, request: &str) -> (Head, String) {
+    wire.send(request).await;
+    let head = wire.head().await;
+    let body = wire.body(&head).await;
+    (head, String::from_utf8(body).unwrap())
+}
+
+/// A request without a body.
+pub(crate) fn get(path: &str, host: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")
+}

@@ -235,7 +235,7 @@ fn unquoted(text: &str, at: usize) -> Option<(Range<usize>, Complaint)> {
 /// What stands between `=` and the line's end or a comment, around `at`.
 fn bare_value(text: &str, at: usize) -> Option<(usize, &str)> {
     let start = line_start(text, at);
-    let line = &text[start..next_line(text, start, |_| true)];
+    let line = text[start..next_line(text, start, |_| true)].trim_end_matches(['\n', '\r']);
     let equals = line.find('=')? + 1;
     if start + equals > at {
         return None;
@@ -271,6 +271,12 @@ mod tests {
         let checked = check(text);
         assert_eq!(checked.text, text);
         assert!(checked.mistakes.is_empty() && checked.damage.is_empty());
+    }
+
+    #[test]
+    fn a_missing_value_is_told_in_its_own_line() {
+        assert_eq!(lines("a = \nb = 1\n"), [1]);
+        assert_eq!(lines("a =\n[[b]\nc = 1\n"), [1, 2]);
     }
 
     #[test]

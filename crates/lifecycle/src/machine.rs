@@ -20,6 +20,8 @@ pub struct Settings {
     pub backoff_first: Duration,
     /// Longest such pause.
     pub backoff_most: Duration,
+    /// A restarted worker whose slot another one serves has to live for so long before it accepts.
+    pub proving_for: Duration,
     /// A worker that was active for so long has no deaths to its account any more.
     pub settled_after: Duration,
     /// What a draining worker gets beyond its deadline, for polite closes, until it is killed.
@@ -33,6 +35,7 @@ impl Default for Settings {
             vacant_for: Duration::from_millis(500),
             backoff_first: Duration::from_millis(100),
             backoff_most: Duration::from_secs(10),
+            proving_for: Duration::from_secs(1),
             settled_after: Duration::from_secs(10),
             overtime: Duration::from_secs(5),
         }
@@ -126,6 +129,9 @@ pub enum Action {
         /// Why.
         failure: Failure,
     },
+    /// After [`Action::Retire`] of all workers, for good: nobody will accept any more, so the
+    /// supervisor closes its listening sockets.
+    CloseSockets,
     /// The last worker of a generation that is not active is gone.
     Gone(Generation),
     /// The last worker is gone after a stop.
@@ -244,7 +250,7 @@ impl Lifecycle {
             .workers
             .values()
             .filter_map(|worker| match worker.state {
-                State::Starting { until } => Some(until),
+                State::Starting { until } | State::Proving { until } => Some(until),
                 State::Draining { deadline, .. } => Some(deadline + self.settings.overtime),
                 _ => None,
             });
@@ -360,17 +366,33 @@ impl Lifecycle {
             {
                 self.commit(now, actions);
             }
+        } else if self.slots[worker.slot].served_by.is_some() {
+            worker.state = State::Proving {
+                until: now + self.settings.proving_for,
+            };
         } else {
             let slot = worker.slot;
-            worker.state = State::Active { since: now };
-            actions.push(Action::Accept { worker: id, slot });
-            if let Some(lent_to) = self.slots[slot].served_by.filter(|by| *by != id) {
-                actions.push(Action::TakeBack {
-                    worker: lent_to,
-                    slot,
-                });
+            self.activate(now, id, slot, actions);
+        }
+    }
+
+    /// Gives slots to their own workers that have lived long enough, or that nobody stands in for any more.
+    fn promote(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        for slot in 0..self.slots.len() {
+            let Some(own) = self.slots[slot].own else {
+                continue;
+            };
+            let stand_in = self.slots[slot].served_by;
+            let state = self.workers.get(&own).map(|worker| &worker.state);
+            let Some(State::Proving { until }) = state else {
+                continue;
+            };
+            if *until <= now || stand_in.is_none() {
+                self.activate(now, own, slot, actions);
+                if let Some(worker) = stand_in {
+                    actions.push(Action::TakeBack { worker, slot });
+                }
             }
-            self.slots[slot].serve(id);
         }
     }
 
@@ -448,8 +470,13 @@ impl Lifecycle {
     }
 
     fn give_up_starting(&mut self, why: &'static str, actions: &mut Vec<Action>) {
-        for id in self.pick(|worker| matches!(worker.state, State::Starting { .. } | State::Ready))
-        {
+        let idle = |worker: &Worker| {
+            matches!(
+                worker.state,
+                State::Starting { .. } | State::Ready | State::Proving { .. }
+            )
+        };
+        for id in self.pick(idle) {
             self.kill(id, why, actions);
         }
     }
@@ -490,12 +517,14 @@ impl Lifecycle {
         if self.active() == Some(generation) && self.phase != Phase::Stopping {
             self.lost(now, id, &worker, actions);
         }
+        let proving_for = self.settings.proving_for;
+        let settled = matches!(worker.state, State::Active { since } if now.saturating_sub(since) >= proving_for);
         for slot in self
             .slots
             .iter_mut()
             .filter(|slot| slot.served_by == Some(id))
         {
-            slot.vacate(now);
+            slot.vacate(now, settled);
         }
         let listed = [self.active(), self.candidate()].contains(&Some(generation));
         if !listed
@@ -585,6 +614,7 @@ impl Lifecycle {
             _ => worker.is_active(),
         });
         self.retire(later, deadline, actions);
+        actions.push(Action::CloseSockets);
     }
 
     fn tick(&mut self, now: Moment, actions: &mut Vec<Action>) {
@@ -595,6 +625,7 @@ impl Lifecycle {
         }
         self.end_the_late(now, actions);
         self.restart(now, actions);
+        self.promote(now, actions);
         self.lend(now, actions);
     }
 

@@ -13,6 +13,9 @@ pub struct Slot {
     pub served_by: Option<WorkerId>,
     /// Since when nobody accepts from its sockets.
     pub vacant_since: Option<Moment>,
+    /// Since when it has not been served for long: a worker that dies as soon as it
+    /// accepts has not ended a vacancy.
+    pub troubled_since: Option<Moment>,
     /// How often in a row its worker died.
     pub deaths: u32,
     /// When its next worker is started.
@@ -26,10 +29,13 @@ impl Slot {
         self.vacant_since = None;
     }
 
-    /// Whoever accepted does not any more.
-    pub(crate) fn vacate(&mut self, now: Moment) {
+    /// Whoever accepted does not any more. `settled`: it had lived for a while.
+    pub(crate) fn vacate(&mut self, now: Moment, settled: bool) {
         self.served_by = None;
-        self.vacant_since.get_or_insert(now);
+        if settled {
+            self.troubled_since = None;
+        }
+        self.vacant_since = Some(*self.troubled_since.get_or_insert(now));
     }
 
     /// Its own worker died: the next one starts after a time that doubles with each death.

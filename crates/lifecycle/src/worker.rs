@@ -23,6 +23,12 @@ pub enum State {
     },
     /// It waits for the rest of its generation, and for the commit.
     Ready,
+    /// It replaces one that died, and another worker serves its slot meanwhile: it is
+    /// given the slot when it has lived so long.
+    Proving {
+        /// Until then.
+        until: Moment,
+    },
     /// It accepts.
     Active {
         /// When it began to.

@@ -57,7 +57,7 @@ struct World {
 impl World {
     fn carry_out(&mut self, actions: Vec<Action>) {
         for action in actions {
-            let refusal = matches!(action, Action::Failed { .. });
+            let refusal = matches!(action, Action::Failed { .. } | Action::CloseSockets);
             assert!(
                 !self.finished || refusal,
                 "nothing follows the end: {action:?}"
@@ -167,6 +167,13 @@ impl World {
             Action::Finished => {
                 assert!(self.processes.is_empty());
                 self.finished = true;
+            }
+            Action::CloseSockets => {
+                let accepting = self
+                    .processes
+                    .values()
+                    .any(|process| !process.accepts.is_empty());
+                assert!(!accepting, "somebody accepts still");
             }
             Action::Restarting { .. } => {}
         }
@@ -397,8 +404,52 @@ fn a_slot_without_a_worker_for_500_ms_is_served_by_another_until_it_has_one() {
     assert!(world.processes[&2].accepts.contains(&0));
     let event = world.event(Happening::Ready(0)).expect("the successor");
     world.carry_out(lifecycle.apply(world.now, event));
+    assert!(
+        world.processes[&2].accepts.contains(&0),
+        "the successor has to prove itself"
+    );
+    world.now += Duration::from_secs(1);
+    assert_eq!(lifecycle.wake_at(), Some(world.now));
+    world.carry_out(lifecycle.apply(world.now, Event::Tick));
     assert!(!world.processes[&2].accepts.contains(&0));
     assert!(world.processes[&3].accepts.contains(&0));
+}
+
+#[test]
+fn a_successor_takes_the_slot_at_once_when_its_stand_in_dies() {
+    let (mut lifecycle, mut world) = ready_gateway(2);
+    world.processes.remove(&1);
+    world.carry_out(lifecycle.apply(world.now, Event::Exited(1)));
+    world.now = Duration::from_millis(500);
+    world.carry_out(lifecycle.apply(world.now, Event::Tick));
+    let event = world.event(Happening::Ready(0)).expect("the successor");
+    world.carry_out(lifecycle.apply(world.now, event));
+    world.processes.remove(&2);
+    world.carry_out(lifecycle.apply(world.now, Event::Exited(2)));
+    assert!(world.processes[&3].accepts.contains(&0));
+}
+
+#[test]
+fn a_worker_that_dies_as_soon_as_it_accepts_does_not_end_a_vacancy() {
+    let (mut lifecycle, mut world) = ready_gateway(2);
+    let mut dying = 1;
+    for (death_ms, restart_ms) in [(0, 100), (101, 301)] {
+        world.now = Duration::from_millis(death_ms);
+        world.processes.remove(&dying);
+        world.carry_out(lifecycle.apply(world.now, Event::Exited(dying)));
+        world.now = Duration::from_millis(restart_ms);
+        world.carry_out(lifecycle.apply(world.now, Event::Tick));
+        dying = lifecycle.slots()[0].own.expect("the successor");
+        world
+            .processes
+            .get_mut(&dying)
+            .expect("a process")
+            .said_ready = true;
+        world.carry_out(lifecycle.apply(world.now, Event::Ready(dying)));
+    }
+    world.processes.remove(&dying);
+    world.carry_out(lifecycle.apply(world.now, Event::Exited(dying)));
+    assert_eq!(lifecycle.wake_at(), Some(Duration::from_millis(500)));
 }
 
 #[test]

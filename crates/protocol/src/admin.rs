@@ -258,6 +258,16 @@ pub enum ServerState {
     Maint,
 }
 
+impl std::fmt::Display for ServerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        })
+    }
+}
+
 /// Counters that never go back while the supervisor lives.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
@@ -389,6 +399,11 @@ pub struct TunnelFilter {
 /// Name of the response header of `GET /v1/tunnels` that lists, separated by
 /// commas, the pids of workers that did not answer within a second. Absent if all did.
 pub const UNRESPONSIVE_HEADER: &str = "wsgate-unresponsive-workers";
+
+/// Body of `POST /v1/reload`: nothing, or an empty object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {}
 
 /// Body of `POST /v1/stop`; an empty body is all defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,7 +16,7 @@ pub const CAUSES: [&str; 7] = [
 ];
 
 /// Statuses of wsgate's own answers, in the order of their cells.
-pub const STATUSES: [u16; 10] = [400, 403, 404, 408, 426, 431, 500, 502, 503, 504];
+pub const STATUSES: [u16; 12] = [400, 403, 404, 405, 408, 426, 431, 500, 501, 502, 503, 504];
 
 /// A cell of the general part of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,6 +41,9 @@ pub enum ToWorker {
     /// Stop accepting for good, close all listening sockets, finish requests in
     /// flight, and let tunnels stay until the closes of `plan`.
     Retire {
+        /// Listeners from which nobody will accept any more: what waits in their
+        /// queues is accepted first.
+        last_of: Vec<String>,
         /// When tunnels are closed.
         plan: ClosePlan,
     },

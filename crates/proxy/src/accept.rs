@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 use tracing::warn;
 
@@ -31,8 +31,9 @@ pub enum Listening {
 }
 
 /// An accept loop. Stopped when dropped.
-#[derive(Debug)]
 pub struct Acceptor {
+    gateway: Arc<Gateway>,
+    name: Arc<str>,
     listener: Shared,
     task: AbortHandle,
 }
@@ -53,8 +54,49 @@ impl Acceptor {
         socket: Listening,
     ) -> io::Result<Self> {
         let listener = Arc::new(Mutex::new(Some(Listener::new(socket)?)));
-        let task = tokio::spawn(run(gateway, name, Arc::clone(&listener))).abort_handle();
-        Ok(Self { listener, task })
+        let running = run(
+            Arc::clone(&gateway),
+            Arc::clone(&name),
+            Arc::clone(&listener),
+        );
+        let task = tokio::spawn(running).abort_handle();
+        Ok(Self {
+            gateway,
+            name,
+            listener,
+            task,
+        })
+    }
+
+    /// The listener's name.
+    #[must_use]
+    pub fn listener(&self) -> &str {
+        &self.name
+    }
+
+    /// As [`Acceptor::stop`], but what waits in the queue is accepted first: nobody else
+    /// will, and closing the last descriptor of a listening socket resets it.
+    pub fn stop_after_queue(self) {
+        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(last) = listener.take() else {
+            return;
+        };
+        // Not by tokio: it would not ask the kernel before the next event.
+        let emptied = last.into_std().and_then(|last| {
+            while let Some((socket, peer)) = accept_waiting(&last)? {
+                begin(&self.gateway, &self.name, socket, peer);
+            }
+            Ok(())
+        });
+        drop(listener);
+        if let Err(error) = emptied {
+            warn!(
+                target: "wsgate::proxy",
+                listener = &*self.name,
+                %error,
+                "the accept queue was not emptied"
+            );
+        }
     }
 
     /// Not one connection is accepted after this, and the descriptor is closed. Those
@@ -86,6 +128,13 @@ impl Listener {
         }
     }
 
+    fn into_std(self) -> io::Result<Listening> {
+        match self {
+            Self::Tcp(listener) => listener.into_std().map(Listening::Tcp),
+            Self::Unix(listener) => listener.into_std().map(Listening::Unix),
+        }
+    }
+
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
         Poll::Ready(match self {
             Self::Tcp(listener) => ready!(listener.poll_accept(cx))
@@ -93,6 +142,29 @@ impl Listener {
             Self::Unix(listener) => ready!(listener.poll_accept(cx))
                 .map(|(stream, _)| (Socket::Unix(stream), Peer::Unix)),
         })
+    }
+}
+
+/// The next connection of the queue, if there is one.
+fn accept_waiting(listener: &Listening) -> io::Result<Option<(Socket, Peer)>> {
+    loop {
+        let accepted = match listener {
+            Listening::Tcp(listener) => listener.accept().and_then(|(stream, address)| {
+                stream.set_nonblocking(true)?;
+                let stream = TcpStream::from_std(stream)?;
+                Ok((Socket::Tcp(stream), Peer::Tcp(address)))
+            }),
+            Listening::Unix(listener) => listener.accept().and_then(|(stream, _)| {
+                stream.set_nonblocking(true)?;
+                Ok((Socket::Unix(UnixStream::from_std(stream)?), Peer::Unix))
+            }),
+        };
+        return match accepted {
+            Ok(accepted) => Ok(Some(accepted)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => Err(error),
+        };
     }
 }
 

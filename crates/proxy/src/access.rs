@@ -146,7 +146,7 @@ pub(crate) fn opened(record: &Record) {
     info!(
         target: "wsgate::access",
         id = &*record.id,
-        client = &*record.client,
+        client = %record.client,
         listener = &*record.listener,
         host = &*record.host,
         path = &*record.path,
@@ -165,7 +165,7 @@ pub(crate) fn ended(record: &Record, ending: &Ending) {
     info!(
         target: "wsgate::access",
         id = &*record.id,
-        client = &*record.client,
+        client = %record.client,
         route = &*record.route,
         server = &*record.server,
         duration_ms = record.opened.elapsed().as_millis() as u64,

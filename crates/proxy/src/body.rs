@@ -17,8 +17,6 @@ use crate::access::Access;
 pub(crate) struct Body {
     source: Source,
     access: Option<Access>,
-    /// The body broke off, and hyper does not know yet.
-    broken: Option<hyper::Error>,
 }
 
 #[derive(Debug)]
@@ -53,7 +51,6 @@ impl From<Source> for Body {
         Self {
             source,
             access: None,
-            broken: None,
         }
     }
 }
@@ -66,9 +63,6 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(error) = self.broken.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
         let frame = ready!(match &mut self.source {
             Source::Own(body) => Pin::new(body)
                 .poll_frame(cx)
@@ -82,13 +76,6 @@ impl HttpBody for Body {
                 None => access.whole = true,
                 Some(Ok(_)) => access.whole |= whole,
             }
-        }
-        if let Some(Err(error)) = frame {
-            // hyper forgets what it has not written yet when a body fails. It writes
-            // when a body is pending, so the failure waits for one turn.
-            self.broken = Some(error);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
         }
         Poll::Ready(frame)
     }

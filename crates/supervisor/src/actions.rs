@@ -5,11 +5,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wsgate_lifecycle::{Action, Event, Generation, Moment, Plan, Span, WorkerId};
+use wsgate_config::Config;
+use wsgate_lifecycle::{Action, Event, Generation, Moment, Phase, Plan, Span, WorkerId};
 use wsgate_os::process::Exit;
 use wsgate_protocol::control::{Boot, ClosePlan, SocketSpec, ToWorker, VERSION, Window};
 
 use crate::link::Link;
+use crate::sockets::Sockets;
 use crate::supervisor::{Supervisor, seconds};
 
 /// Sockets in one message: the kernel takes at most 253 descriptors.
@@ -42,12 +44,17 @@ impl Supervisor {
             Action::Kill { worker, why } => self.kill(worker, why),
             Action::Restarting { slot, after } => {
                 self.restarts += 1;
-                tracing::warn!(slot, after = %seconds(after), "the slot's next worker starts later");
+                tracing::warn!(
+                    slot,
+                    after_seconds = seconds(after),
+                    "the slot's next worker starts later"
+                );
             }
             Action::Failed {
                 generation,
                 failure,
             } => self.failed(generation, &failure),
+            Action::CloseSockets => self.sockets = Sockets::default(),
             Action::Gone(generation) => self.gone(generation),
             Action::Finished => {
                 tracing::info!("wsgate has stopped");
@@ -132,6 +139,13 @@ impl Supervisor {
             sockets.retain(|(spec, _)| spec.slot.is_some());
             send_sockets(link, sockets);
         }
+        if link.slot == slot && self.reloads.staged().is_none() {
+            tracing::info!(
+                slot,
+                pid = link.pid,
+                "the slot has a worker of its own again"
+            );
+        }
         link.send(ToWorker::Accept { slots: vec![slot] });
     }
 
@@ -196,6 +210,7 @@ impl Supervisor {
                 .push(*worker);
         }
         for (generation, workers) in by_generation {
+            let last_of = self.abandoned_listeners(generation);
             let held = |id: &WorkerId| {
                 self.links
                     .get(id)
@@ -207,15 +222,39 @@ impl Supervisor {
                 self.reloads.warn(warning);
             }
             for (worker, plan) in workers.iter().zip(plans) {
-                self.tell(*worker, ToWorker::Retire { plan });
+                let last_of = last_of.clone();
+                self.tell(*worker, ToWorker::Retire { last_of, plan });
             }
             let at = self.started + deadline;
             if let Some(record) = self.generations.get_mut(&generation) {
                 record.deadline = Some(at);
             }
             let tunnels: u64 = shares.iter().sum();
-            tracing::info!(generation, tunnels, deadline_in = %seconds(deadline.saturating_sub(self.now())), "generation drains");
+            tracing::info!(
+                generation,
+                tunnels,
+                deadline_in_seconds = seconds(deadline.saturating_sub(self.now())),
+                "generation drains"
+            );
         }
+    }
+
+    /// The listeners of a generation from which nobody will accept after it.
+    fn abandoned_listeners(&self, generation: Generation) -> Vec<String> {
+        let stopping = self.lifecycle.phase() == Phase::Stopping;
+        let listeners = |config: &Config| -> Vec<String> {
+            let listeners = config.listeners.iter();
+            listeners
+                .map(|listener| listener.address.to_string())
+                .collect()
+        };
+        let record = self.generations.get(&generation);
+        let mut old = record.map_or_else(Vec::new, |record| listeners(&record.config));
+        if let Some(running) = self.running.as_ref().filter(|_| !stopping) {
+            let kept = listeners(&running.config);
+            old.retain(|listener| !kept.contains(listener));
+        }
+        old
     }
 
     /// When each of several workers closes what it holds, and a warning if that is

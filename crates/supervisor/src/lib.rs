@@ -44,6 +44,9 @@ pub enum Error {
     /// A listener's address cannot be had.
     #[error(transparent)]
     Sockets(#[from] sockets::Error),
+    /// Something else that the configuration asks for cannot be had.
+    #[error("{0}")]
+    Start(String),
     /// The first generation failed.
     #[error("the workers did not start: {0}")]
     FirstGeneration(String),

@@ -72,7 +72,7 @@ impl Link {
         let arg0 = format!("wsgate: worker {slot} gen {generation}");
         let process = process::spawn_self(Spawn {
             arg0: &arg0,
-            args: &["worker"],
+            args: &[],
             stdin,
         })?;
         let (outgoing, queue) = mpsc::channel(QUEUE);

@@ -18,7 +18,7 @@ use crate::admin;
 use crate::event::{Event, Read};
 use crate::generation::{Content, Record};
 use crate::sockets::Staged;
-use crate::supervisor::{Running, Supervisor, level, notify_systemd};
+use crate::supervisor::{Running, Supervisor, level, notify_systemd, tenths};
 use crate::{Error, totals};
 
 /// Who asked for a reload.
@@ -111,7 +111,7 @@ impl Supervisor {
         self.reloads.last_read = Some(Arc::new(loaded.sources.clone()));
         let candidate = self.prepare(loaded).map_err(|refused| match refused {
             Refused::Sockets(error) => Error::Sockets(error),
-            Refused::Other(message) => Error::FirstGeneration(message),
+            Refused::Other(message) => Error::Start(message),
         })?;
         self.launch(candidate);
         Ok(())
@@ -172,13 +172,14 @@ impl Supervisor {
 
     fn refuse_errors(&mut self, waiters: Vec<Waiter>, errors: &Errors) {
         for error in errors.iter() {
-            let (line, column) = (error.line().unwrap_or(0), error.column().unwrap_or(0));
+            let at = |number: Option<usize>| {
+                number.map_or_else(String::new, |number| format!(":{number}"))
+            };
+            let (line, column) = (at(error.line()), at(error.column()));
             let help = error.help.as_deref();
             tracing::error!(
-                line,
-                column,
                 help,
-                "{}: {}",
+                "{}{line}{column}: {}",
                 error.path.display(),
                 error.message
             );
@@ -420,7 +421,7 @@ impl Supervisor {
         };
         tracing::info!(
             generation,
-            milliseconds = %format_args!("{:.1}", reloaded.milliseconds),
+            milliseconds = tenths(reloaded.milliseconds),
             draining_tunnels = reloaded.draining_tunnels,
             "generation is active"
         );
@@ -434,7 +435,10 @@ impl Supervisor {
     fn finish(&mut self, waiters: Vec<Waiter>, outcome: &ReloadOutcome) {
         if let ReloadOutcome::Failed { message, .. } = outcome {
             self.reloads.failed += 1;
-            tracing::error!(generation = ?self.lifecycle.active(), "reload failed, the active generation goes on: {message}");
+            tracing::error!(
+                generation = self.lifecycle.active(),
+                "reload failed, the active generation goes on: {message}"
+            );
         }
         let status = format!(
             "generation {} is active",

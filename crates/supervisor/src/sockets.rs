@@ -17,13 +17,10 @@ use wsgate_protocol::control::SocketSpec;
 /// File mode of a Unix listener: whoever may enter its directory may connect.
 const UNIX_MODE: u32 = 0o666;
 
-/// A listener's address cannot be had.
+/// A listener's address cannot be had; the kernel's answer names it.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}{hint}", hint = hint(source))]
-pub struct Error {
-    address: ListenAddress,
-    source: io::Error,
-}
+#[error("cannot listen: {0}{hint}", hint = hint(.0))]
+pub struct Error(io::Error);
 
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
@@ -72,18 +69,14 @@ impl Sockets {
         let mut staged = Staged::default();
         for listener in &config.listeners {
             let address = &listener.address;
-            let failed = |source| Error {
-                address: address.clone(),
-                source,
-            };
             match self.listeners.get(address) {
                 None => {
-                    let behind = bind(address, config.workers).map_err(failed)?;
+                    let behind = bind(address, config.workers).map_err(Error)?;
                     staged.listeners.insert(address.clone(), behind);
                 }
                 Some(Behind::Tcp { bound, slots }) => {
                     for _ in slots.len()..config.workers {
-                        let socket = Arc::new(socket::bind_reuseport(*bound).map_err(failed)?);
+                        let socket = Arc::new(socket::bind_reuseport(*bound).map_err(Error)?);
                         staged.slots.push((address.clone(), socket));
                     }
                 }

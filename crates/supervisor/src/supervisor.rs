@@ -275,8 +275,8 @@ impl Supervisor {
             notify_systemd(systemd::extend_timeout(all + Duration::from_secs(10)));
             tracing::info!(
                 tunnels = self.figures.tunnels(),
-                accept_for = %seconds(accept_for),
-                grace = %seconds(grace),
+                accept_for_seconds = seconds(accept_for),
+                grace_seconds = seconds(grace),
                 "wsgate stops"
             );
             self.stop_deadline = Some(Instant::now() + all);
@@ -382,9 +382,14 @@ pub(crate) fn notify_systemd(told: std::io::Result<()>) {
     }
 }
 
-/// A duration as the log shows it.
-pub(crate) fn seconds(duration: Duration) -> String {
-    format!("{:.1}s", duration.as_secs_f64())
+/// A duration as the log shows it: seconds, to a tenth.
+pub(crate) fn seconds(duration: Duration) -> f64 {
+    tenths(duration.as_secs_f64())
+}
+
+/// A figure that nobody reads beyond its first decimal.
+pub(crate) fn tenths(figure: f64) -> f64 {
+    (figure * 10.0).round() / 10.0
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -48,6 +48,11 @@ impl Figures {
 
     /// A worker is gone: its totals are kept, its gauges are cleared.
     pub(crate) fn release(&mut self, block: usize, numbers: &Numbers) {
+        // A worker that ends with tunnels takes them with it, whatever ended it.
+        let lost = self.tunnels_of(block);
+        if let Some(stop) = CAUSES.iter().position(|cause| *cause == "worker_stop") {
+            *self.kept.entry(Cell::Ended(stop).index()).or_default() += lost;
+        }
         for cell in total_cells() {
             let n = self
                 .board
@@ -186,6 +191,10 @@ mod tests {
         let totals = figures.totals();
         assert_eq!((totals.tunnels, totals.tunnels_opened), (0, 9));
         assert_eq!(totals.tunnels_ended["drain"], 6);
+        assert_eq!(
+            totals.tunnels_ended["worker_stop"], 3,
+            "every tunnel that was opened has ended"
+        );
         assert_eq!(figures.claim(), Some(block));
         assert_eq!(figures.totals().tunnels_opened, 9);
     }

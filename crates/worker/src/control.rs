@@ -96,7 +96,7 @@ impl Control {
             ToWorker::Prepare => self.ready().await,
             ToWorker::Accept { slots } => self.accept(&slots),
             ToWorker::Return { slot } => self.give_back(slot),
-            ToWorker::Retire { plan } => self.retire(&plan),
+            ToWorker::Retire { last_of, plan } => self.retire(&last_of, &plan),
             ToWorker::Servers { states } => gateway.set_servers(&boot::states(&states)),
             ToWorker::DrainServer { server, plan } => {
                 gateway.drain_server(server, &translate(&plan))
@@ -161,16 +161,20 @@ impl Control {
         }
     }
 
-    fn retire(&mut self, plan: &ClosePlan) {
-        self.stop_accepting();
+    fn retire(&mut self, last_of: &[String], plan: &ClosePlan) {
+        self.stop_accepting(|listener| last_of.iter().any(|last| last == listener));
         self.booted.gateway.retire(&translate(plan));
     }
 
-    fn stop_accepting(&mut self) {
+    fn stop_accepting(&mut self, is_last: impl Fn(&str) -> bool) {
         self.retired = true;
         self.held.clear();
         for acceptor in std::mem::take(&mut self.accepting).into_values().flatten() {
-            acceptor.stop();
+            if is_last(acceptor.listener()) {
+                acceptor.stop_after_queue();
+            } else {
+                acceptor.stop();
+            }
         }
     }
 
@@ -231,7 +235,8 @@ impl Control {
                     deadline,
                 )],
             };
-            self.stop_accepting();
+            // The supervisor's sockets are gone with it: nobody else accepts.
+            self.stop_accepting(|_| true);
             gateway.retire(&plan);
         }
         if tokio::time::timeout_at((deadline + OVERTIME).into(), gateway.empty())

@@ -10,6 +10,7 @@ mod hooks;
 mod ledger;
 mod listing;
 
+use std::ffi::OsStr;
 use std::io;
 use std::process::ExitCode;
 
@@ -41,6 +42,13 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+}
+
+/// Whether a process with this first argument is a worker: the supervisor starts one as
+/// `wsgate: worker SLOT gen GENERATION`.
+#[must_use]
+pub fn is_worker(name: Option<&OsStr>) -> bool {
+    name.is_some_and(|name| name.as_encoded_bytes().starts_with(b"wsgate: worker "))
 }
 
 /// Runs a worker whose control channel is standard input, until its supervisor

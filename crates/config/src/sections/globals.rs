@@ -12,7 +12,7 @@ use crate::{
     Admin, DEFAULT_ADMIN_SOCKET, Drain, Limits, Log, LogFormat, LogLevel, Reload, Stop, address,
 };
 
-const MOST_WORKERS: u64 = 1024;
+const MOST_WORKERS: u64 = 256;
 
 /// What the main file alone may hold.
 #[derive(Debug)]

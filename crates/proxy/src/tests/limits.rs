@@ -143,16 +143,23 @@ async fn clients_that_come_together_are_spread_over_the_servers() {
     let (mut first, mut second) = (Backend::new().await, Backend::new().await);
     let mut config = config(vec![server(first.address, 1), server(second.address, 2)]);
     config.upstreams.get_mut("up").unwrap().balance = wsgate_config::Balance::LeastTunnels;
-    let rig = Rig::new(config);
+    let rig = Rig::with(config, |settings| {
+        settings.states = vec![(2, ServerState::Maint)];
+    });
+    let _tunnels = (
+        tunnel(&rig, &mut first).await,
+        tunnel(&rig, &mut first).await,
+    );
+    rig.gateway.set_servers(&[]);
+    // None of four is answered before the last has come: three to the server without
+    // tunnels, and one to that with two.
     let mut clients = Vec::new();
-    let mut servers = Vec::new();
     for _ in 0..4 {
-        // None is answered before the last has come.
         clients.push(rig.sent(&handshake("")).await);
     }
-    for backend in [&mut first, &mut second] {
-        servers.push(backend.accept().await);
-        servers.push(backend.accept().await);
+    let mut servers = vec![first.accept().await];
+    for _ in 0..3 {
+        servers.push(second.accept().await);
     }
     for server in &mut servers {
         server.head().await;
@@ -161,4 +168,18 @@ async fn clients_that_come_together_are_spread_over_the_servers() {
     for client in &mut clients {
         assert!(client.head().await.starts_with("HTTP/1.1 101 "));
     }
+    assert!(first.is_unused() && second.is_unused());
+}
+
+#[tokio::test]
+async fn an_error_answer_is_not_destroyed_by_what_the_client_still_sends() {
+    let backend = Backend::new().await;
+    let rig = Rig::new(config(vec![server(backend.address, 3)]));
+    let head = format!(
+        "GET /ws HTTP/1.1\r\nHost: test\r\nX: {}",
+        "x".repeat(4 << 20)
+    );
+    let mut client = rig.sent(&head).await;
+    let answer = client.rest().await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
 }

@@ -208,20 +208,21 @@ async fn an_answer_arrives_whole_although_the_server_did_not_want_the_body() {
     let mut client = rig
         .sent("POST /ws HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000000\r\n\r\nbegun")
         .await;
-    // A slow reader: the gateway finds no room for the end of the answer.
-    let socket = socket2::SockRef::from(&client.stream);
-    socket.set_recv_buffer_size(4096).unwrap();
     let mut server = backend.accept().await;
     server.head().await;
     assert_eq!(server.exactly(5).await, "begun");
-    let body = "x".repeat(16 << 20);
+    let body = "x".repeat(8 << 20);
     let length = body.len();
     let sending = tokio::spawn(async move {
         let head = "HTTP/1.1 413 Content Too Large\r\nContent-Length:";
         server.send(&format!("{head} {length}\r\n\r\n{body}")).await;
     });
     assert!(client.head().await.starts_with("HTTP/1.1 413 "));
-    assert_eq!(client.exactly(length).await.len(), length);
+    // A slow reader: the gateway finds no room for the end of the answer.
+    for _ in 0..length >> 12 {
+        client.exactly(1 << 12).await;
+        tokio::task::yield_now().await;
+    }
     sending.await.unwrap();
 }
 

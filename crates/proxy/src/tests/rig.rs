@@ -228,8 +228,12 @@ impl Peer {
         while matches!(self.more().await, Ok(read) if read > 0) {}
     }
 
+    /// At most 4 KiB, so that a test can be a slow reader.
     async fn more(&mut self) -> std::io::Result<usize> {
-        within(self.stream.read_buf(&mut self.unread)).await
+        let mut block = [0; 1 << 12];
+        let read = within(self.stream.read(&mut block)).await?;
+        self.unread.extend_from_slice(&block[..read]);
+        Ok(read)
     }
 }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request as HttpRequest, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request as HttpRequest, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -18,8 +18,8 @@ use tokio::net::unix::UCred;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 use wsgate_protocol::admin::{
-    ApiError, ErrorBody, GatewayState, ReloadOutcome, ServerStateRequest, StopRequest,
-    UNRESPONSIVE_HEADER,
+    ApiError, ErrorBody, GatewayState, ReloadOutcome, ReloadRequest, ServerStateRequest,
+    StopRequest, UNRESPONSIVE_HEADER,
 };
 
 use super::{Refusal, metrics, status, tunnels};
@@ -114,14 +114,14 @@ async fn admin(request: HttpRequest<Incoming>, events: &Events, peer: Option<UCr
         }
         "/v1/reload" => {
             only(&method, &Method::POST)?;
+            body::<ReloadRequest>(request).await?;
             log_change("reload", peer);
-            body::<serde_json::Value>(request).await?;
             reloaded(ask(events, Request::Reload).await?)
         }
         "/v1/stop" => {
             only(&method, &Method::POST)?;
-            log_change("stop", peer);
             let StopRequest { now } = body(request).await?.unwrap_or_default();
+            log_change("stop", peer);
             json(
                 StatusCode::ACCEPTED,
                 &ask(events, |reply| Request::Stop { now, reply }).await?,
@@ -130,8 +130,7 @@ async fn admin(request: HttpRequest<Incoming>, events: &Events, peer: Option<UCr
         _ => match server_path(&path) {
             Some((upstream, server)) => {
                 only(&method, &Method::PUT)?;
-                log_change("server state", peer);
-                change_server(request, events, upstream, server).await
+                change_server(request, events, peer, upstream, server).await
             }
             None => Err(Refusal::new(
                 StatusCode::NOT_FOUND,
@@ -199,7 +198,7 @@ fn reloaded(outcome: ReloadOutcome) -> Answer {
             StatusCode::CONFLICT,
             "reload_failed",
             message,
-            "the active generation goes on; `wsctl status` and the log say more",
+            "nothing has changed; `wsctl status` and the log say more",
         )),
         ReloadOutcome::Failed { message, errors } => Err(Refusal {
             details: errors,
@@ -217,6 +216,7 @@ fn reloaded(outcome: ReloadOutcome) -> Answer {
 async fn change_server(
     request: HttpRequest<Incoming>,
     events: &Events,
+    peer: Option<UCred>,
     upstream: String,
     server: String,
 ) -> Answer {
@@ -226,6 +226,7 @@ async fn change_server(
             r#"send {"state": "drain"}, "ready" or "maint""#,
         )
     })?;
+    log_change("server state", peer);
     let changed = ask(events, |reply| Request::Server {
         upstream,
         server,
@@ -285,12 +286,16 @@ fn only(method: &Method, allowed: &Method) -> Result<(), Refusal> {
         return Ok(());
     }
     let message = format!("{method} is not for this path: it takes {allowed}");
-    Err(Refusal::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        message,
-        "docs/admin-api.md lists the calls",
-    ))
+    let help = "docs/admin-api.md lists the calls";
+    Err(Refusal {
+        allow: Some(allowed.clone()),
+        ..Refusal::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            message,
+            help,
+        )
+    })
 }
 
 /// The JSON of a request's body; `None` if it is empty.
@@ -350,6 +355,7 @@ fn answer(answer: Answer) -> Response<Body> {
         message,
         help,
         details,
+        allow,
     } = refusal;
     let error = ApiError {
         code: code.to_owned(),
@@ -357,7 +363,7 @@ fn answer(answer: Answer) -> Response<Body> {
         help: help.to_owned(),
         details,
     };
-    json(status, &ErrorBody { error }).unwrap_or_else(|_| {
+    let mut response = json(status, &ErrorBody { error }).unwrap_or_else(|_| {
         let mut response = Response::new(
             Full::new(Bytes::new())
                 .map_err(|never| match never {})
@@ -365,7 +371,11 @@ fn answer(answer: Answer) -> Response<Body> {
         );
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
-    })
+    });
+    if let Some(allow) = allow.and_then(|method| HeaderValue::from_str(method.as_str()).ok()) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     pub(crate) help: &'static str,
     pub(crate) details: Vec<String>,
+    /// With 405: what the path takes (RFC 9110 section 15.5.6).
+    pub(crate) allow: Option<::http::Method>,
 }
 
 impl Refusal {
@@ -51,6 +53,7 @@ impl Refusal {
             message: message.into(),
             help,
             details: Vec::new(),
+            allow: None,
         }
     }
 }

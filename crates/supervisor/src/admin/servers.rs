@@ -26,7 +26,7 @@ impl Supervisor {
         let was = self.states.set(upstream, server, change.state);
         let states = self.states.by_number(&self.numbers);
         self.send_to_all(&ToWorker::Servers { states });
-        tracing::info!(upstream, server, ?was, state = ?change.state, "server state changed");
+        tracing::info!(upstream, server, %was, state = %change.state, "server state changed");
 
         let mut changed = ServerStateChanged {
             upstream: upstream.to_owned(),

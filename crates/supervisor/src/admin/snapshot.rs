@@ -128,7 +128,7 @@ impl Supervisor {
             .map(|worker| &worker.state)
         {
             Some(State::Starting { .. }) => WorkerState::Starting,
-            Some(State::Ready) => WorkerState::Ready,
+            Some(State::Ready | State::Proving { .. }) => WorkerState::Ready,
             Some(State::Active { .. }) => WorkerState::Active,
             _ => WorkerState::Draining,
         };
