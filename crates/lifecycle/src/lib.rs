@@ -6,12 +6,16 @@
 //! every order of events can be tried, and random ones are.
 
 mod closes;
+mod event;
 mod machine;
+mod settings;
 mod slot;
 mod worker;
 
 pub use closes::{Closes, Plan, Span};
-pub use machine::{Action, Event, Failure, Lifecycle, Phase, Settings};
+pub use event::{Action, Event, Failure};
+pub use machine::{Lifecycle, Phase};
+pub use settings::Settings;
 pub use slot::Slot;
 pub use worker::{State, Worker};
 
