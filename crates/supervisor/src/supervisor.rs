@@ -95,8 +95,10 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let mut supervisor = Supervisor::new(options.clone(), events.clone(), log)?;
     hear_signals(&events)?;
     tokio::spawn(admin::serve(listener, events));
-    supervisor.start(loaded)?;
-    let outcome = supervisor.turn(&mut incoming).await;
+    let outcome = match supervisor.start(loaded) {
+        Ok(()) => supervisor.turn(&mut incoming).await,
+        Err(error) => Err(error),
+    };
     admin::remove(&socket);
     outcome
 }
