@@ -511,7 +511,7 @@ async fn twenty_reloads_under_load_lose_nothing() {
     }
     until(
         "the last old generation is gone",
-        GRACE + SOON,
+        GRACE + Duration::from_secs(3),
         async || gateway.status().await.generations.len() == 1,
     )
     .await;

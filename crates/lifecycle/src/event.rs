@@ -1,0 +1,122 @@
+//! What happens, and what has to be done about it: both closed lists.
+
+use std::time::Duration;
+
+use crate::{Generation, Moment, WorkerId};
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A validated configuration wants a generation.
+    Begin {
+        /// Its number, higher than any before.
+        generation: Generation,
+        /// How many slots it has; at least 1.
+        slots: usize,
+        /// What the tunnels of the generation before it get.
+        grace: Duration,
+    },
+    /// A worker said that it is ready.
+    Ready(WorkerId),
+    /// A worker holds nothing any more.
+    Empty(WorkerId),
+    /// A worker's process is gone, or could not be started.
+    Exited(WorkerId),
+    /// The gateway is to stop. A second one may shorten the first.
+    Stop {
+        /// Connections are accepted for so long still.
+        accept_for: Duration,
+        /// Tunnels may stay for so long after that.
+        grace: Duration,
+    },
+    /// Nothing but time has passed.
+    Tick,
+}
+
+/// What has to be done about it, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start a worker.
+    Spawn {
+        /// Its name from now on.
+        worker: WorkerId,
+        /// Its slot.
+        slot: usize,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// The candidate is active from here on: new sockets listen. Nothing rolls back after this.
+    Commit(Generation),
+    /// Let a worker accept from the sockets of a slot.
+    Accept {
+        /// The worker.
+        worker: WorkerId,
+        /// Its own slot, or one that has no worker.
+        slot: usize,
+    },
+    /// Take the sockets of a slot that is not its own back from a worker.
+    TakeBack {
+        /// The worker.
+        worker: WorkerId,
+        /// The slot.
+        slot: usize,
+    },
+    /// Let workers accept nothing more and drain; or drain faster than they were told before.
+    Retire {
+        /// The workers.
+        workers: Vec<WorkerId>,
+        /// When everything that they hold has been closed.
+        deadline: Moment,
+    },
+    /// Tell a worker that holds nothing to exit.
+    Dismiss(WorkerId),
+    /// Kill a worker.
+    Kill {
+        /// The worker.
+        worker: WorkerId,
+        /// Why, for the log.
+        why: &'static str,
+    },
+    /// A slot's worker died; the next one starts later.
+    Restarting {
+        /// The slot.
+        slot: usize,
+        /// Until then.
+        after: Duration,
+    },
+    /// The candidate is given up. The active generation, if any, goes on.
+    Failed {
+        /// The candidate.
+        generation: Generation,
+        /// Why.
+        failure: Failure,
+    },
+    /// After [`Action::Retire`] of all workers, for good: nobody will accept any more, so the
+    /// supervisor closes its listening sockets.
+    CloseSockets,
+    /// The last worker of a generation that is not active is gone.
+    Gone(Generation),
+    /// The last worker is gone after a stop.
+    Finished,
+}
+
+/// Why a candidate was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A worker exited before it was ready, or before the others were.
+    Died {
+        /// The worker.
+        worker: WorkerId,
+        /// Its slot.
+        slot: usize,
+    },
+    /// A worker was not ready in time.
+    Late {
+        /// Its slot.
+        slot: usize,
+    },
+    /// The gateway stops.
+    Stopping,
+    /// Another candidate is starting.
+    Busy,
+}

@@ -1,0 +1,36 @@
+//! The times that govern the machine.
+
+use std::time::Duration;
+
+/// Times that govern the machine.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A worker has to be ready within this.
+    pub ready_within: Duration,
+    /// A slot that nobody serves for so long is given to another worker.
+    pub vacant_for: Duration,
+    /// Pause before the first restart in a slot; it doubles with each death.
+    pub backoff_first: Duration,
+    /// Longest such pause.
+    pub backoff_most: Duration,
+    /// A restarted worker whose slot another one serves has to live for so long before it accepts.
+    pub proving_for: Duration,
+    /// A worker that was active for so long has no deaths to its account any more.
+    pub settled_after: Duration,
+    /// What a draining worker gets beyond its deadline, for polite closes, until it is killed.
+    pub overtime: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ready_within: Duration::from_secs(10),
+            vacant_for: Duration::from_millis(500),
+            backoff_first: Duration::from_millis(100),
+            backoff_most: Duration::from_secs(10),
+            proving_for: Duration::from_secs(1),
+            settled_after: Duration::from_secs(10),
+            overtime: Duration::from_secs(5),
+        }
+    }
+}
