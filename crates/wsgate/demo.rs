@@ -93,7 +93,14 @@ impl Directory {
     fn create() -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         let path = std::env::temp_dir().join(format!("wsgate-demo-{}", std::process::id()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|error| {
+            let text = format!(
+                "cannot make {} for the demo: {error} (TMPDIR names another place)",
+                path.display()
+            );
+            io::Error::new(error.kind(), text)
+        })?;
         Ok(Self(path))
     }
 }

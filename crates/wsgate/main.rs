@@ -55,7 +55,8 @@ fn main() -> ExitCode {
     }
     match Cli::parse().command {
         Command::Run(ConfigArgs { config }) => run(&Options {
-            config,
+            // What is shown of it has to mean the same in every directory.
+            config: std::path::absolute(&config).unwrap_or(config),
             stop_at_first_interrupt: false,
         }),
         Command::Check(ConfigArgs { config }) => check(&config),

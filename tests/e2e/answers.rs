@@ -253,3 +253,16 @@ async fn a_request_smuggled_by_two_lengths_is_refused() {
     assert_eq!(head.status(), StatusCode::BAD_REQUEST.as_u16());
     assert_eq!(server.connections(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_limit_of_tunnels_holds_when_all_come_at_once() {
+    let echo = Echo::start().await;
+    let config = configs::with("workers = 2\n[limits]\ntunnels = 40", &[&echo.address]);
+    let gateway = Gateway::start(&config).await;
+    let url = gateway.ws_url("/");
+    let opening = (0..80).map(|_| Client::try_open(&url));
+    let opened = futures_util::future::join_all(opening).await;
+    let open = opened.iter().filter(|client| client.is_ok()).count();
+    // Two workers at the same moment may each leave the last places to the other.
+    assert!((36..=40).contains(&open), "{open} tunnels, 40 at most");
+}

@@ -15,6 +15,7 @@ mod ctl;
 mod demo;
 mod drain;
 mod http;
+mod lossless;
 mod reload;
 mod routes;
 mod servers;

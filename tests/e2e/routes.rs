@@ -95,6 +95,18 @@ async fn servers_take_turns_by_their_weights() {
     assert_eq!((one.sessions().len(), two.sessions().len()), (3, 9));
 }
 
+/// Opens a tunnel and waits until every worker can know of it: a client may see its 101
+/// before that.
+async fn open_and_counted(gateway: &Gateway) -> Client {
+    let opened = gateway.status().await.totals.tunnels_opened;
+    let client = Client::open(&gateway.ws_url("/")).await;
+    until("the tunnel is counted", SOON, async || {
+        gateway.status().await.totals.tunnels_opened == opened + 1
+    })
+    .await;
+    client
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_with_the_fewest_tunnels_is_next_whichever_worker_asks() {
     let (one, two) = (Echo::start().await, Echo::start().await);
@@ -108,7 +120,7 @@ async fn the_server_with_the_fewest_tunnels_is_next_whichever_worker_asks() {
     let gateway = Gateway::start(&config).await;
     let mut clients = Vec::new();
     for _ in 0..10 {
-        clients.push(Client::open(&gateway.ws_url("/")).await);
+        clients.push(open_and_counted(&gateway).await);
     }
     assert_eq!((one.open(), two.open()), (5, 5));
     // All of one server's leave: the next ones all go there.
@@ -130,7 +142,7 @@ async fn the_server_with_the_fewest_tunnels_is_next_whichever_worker_asks() {
     .await;
     let mut back = Vec::new();
     for _ in 0..5 {
-        back.push(Client::open(&gateway.ws_url("/")).await);
+        back.push(open_and_counted(&gateway).await);
     }
     assert_eq!((one.open(), two.open()), (5, 5));
 }

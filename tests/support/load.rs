@@ -10,6 +10,7 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_tungstenite::tungstenite::Message;
 
+use super::backend::Echo;
 use super::client::{Client, Outcome, Sequenced};
 use super::wait::{SOON, within};
 
@@ -204,4 +205,19 @@ pub(crate) fn slowest(attempts: &[Attempt]) -> Duration {
         .map(|attempt| attempt.took)
         .max()
         .unwrap_or_default()
+}
+
+/// What came, came whole and in order on both sides, and the server answered all of it.
+pub(crate) fn assert_no_faults(seen: &Seen, echo: &Echo) {
+    assert_eq!(seen.failures, [""; 0]);
+    assert_eq!(echo.faults(), [""; 0]);
+    let faults: Vec<&String> = seen
+        .tunnels
+        .iter()
+        .flat_map(|tunnel| &tunnel.faults)
+        .collect();
+    assert!(faults.is_empty(), "{faults:?}");
+    for tunnel in seen.tunnels.iter().filter(|tunnel| tunnel.by_us) {
+        assert_eq!(tunnel.echoed, tunnel.sent);
+    }
 }

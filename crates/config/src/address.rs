@@ -1,7 +1,7 @@
 //! Addresses: where clients come in and where servers are.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::Complaint;
 use crate::pattern::is_host_name;
@@ -13,7 +13,7 @@ const LONGEST_SOCKET_PATH: usize = 107;
 /// `0.0.0.0:80`, `[::]:80` or `unix:/run/x.sock`.
 pub(crate) fn listen(text: &str) -> Result<ListenAddress, Complaint> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return socket_path(path).map(ListenAddress::Unix);
+        return socket_path(path, "unix:/run/wsgate/x.sock").map(ListenAddress::Unix);
     }
     ip_and_port(text).map(ListenAddress::Tcp)
 }
@@ -45,9 +45,9 @@ pub(crate) fn ip_and_port(text: &str) -> Result<SocketAddr, Complaint> {
     ))
 }
 
-/// An absolute path that fits a socket's address.
-pub(crate) fn socket_path(text: &str) -> Result<PathBuf, Complaint> {
-    let path = absolute_path(text)?;
+/// An absolute path that fits a socket's address. `example`: see [`absolute_path`].
+pub(crate) fn socket_path(text: &str, example: &str) -> Result<PathBuf, Complaint> {
+    let path = absolute_path(text, example)?;
     if text.len() > LONGEST_SOCKET_PATH {
         return Err(Complaint::new(
             format!("`{text}` is too long for a Unix socket"),
@@ -57,18 +57,25 @@ pub(crate) fn socket_path(text: &str) -> Result<PathBuf, Complaint> {
     Ok(path)
 }
 
-/// A path that does not depend on where wsgate was started.
-pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, Complaint> {
+/// A path that does not depend on where wsgate was started. `example` is what
+/// such a value could be; its directory is suggested for a name alone.
+pub(crate) fn absolute_path(text: &str, example: &str) -> Result<PathBuf, Complaint> {
     if !text.starts_with('/') {
+        let (dir, name) = example.rsplit_once('/').unwrap_or(("", example));
+        let own = Path::new(text).file_name().and_then(|name| name.to_str());
+        let own = own.filter(|name| !name.contains(char::is_control));
         return Err(Complaint::new(
             format!("`{text}` is not an absolute path"),
-            "it begins with a slash: \"/run/wsgate/…\"",
+            format!(
+                "a path begins with a slash: write \"{dir}/{}\"",
+                own.unwrap_or(name)
+            ),
         ));
     }
     if text.contains('\0') || text.ends_with('/') {
         return Err(Complaint::new(
             format!("`{}` is not a file's path", text.escape_debug()),
-            "write a path such as \"/run/wsgate/name\"",
+            format!("write a path such as \"{example}\""),
         ));
     }
     Ok(PathBuf::from(text))
@@ -77,7 +84,7 @@ pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, Complaint> {
 /// `10.0.0.1:9000`, `[::1]:9000`, `chat.internal:9000` or `unix:/run/chat.sock`.
 pub(crate) fn server(text: &str) -> Result<ServerAddress, Complaint> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return socket_path(path).map(ServerAddress::Unix);
+        return socket_path(path, "unix:/run/chat.sock").map(ServerAddress::Unix);
     }
     let wrong = |help: String| {
         let message = format!("`{text}` is not a server's address");
@@ -165,7 +172,7 @@ mod tests {
         assert!(help(listen("::1")).contains("\"[::1]:8080\""));
         assert!(help(listen("/run/x.sock")).contains("\"unix:/run/x.sock\""));
         assert!(help(listen("http://0.0.0.0:80")).contains("\"0.0.0.0:80\""));
-        assert!(help(listen("unix:x.sock")).contains("slash"));
+        assert!(help(listen("unix:a.sock")).contains("\"unix:/run/wsgate/a.sock\""));
         assert!(help(listen(&format!("unix:/{}", "x".repeat(107)))).contains("107"));
         assert!(listen("0.0.0.0:99999").is_err());
         assert!(listen("").is_err());
@@ -196,6 +203,7 @@ mod tests {
         assert!(help(server("10.0.0.1:9000/x")).contains("\"10.0.0.1:9000\""));
         assert!(help(server("::1")).contains("\"[::1]:9000\""));
         assert!(help(server("/run/chat.sock")).contains("\"unix:/run/chat.sock\""));
+        assert!(help(server("unix:a.sock")).contains("\"unix:/run/a.sock\""));
         for text in [
             "10.0.0.300:80",
             "a b:80",
@@ -208,6 +216,23 @@ mod tests {
         ] {
             assert!(server(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_path_that_is_not_absolute_is_shown_where_such_files_are() {
+        let read = |text| absolute_path(text, "/var/log/wsgate/wsgate.log");
+        for (text, shown) in [
+            ("x.log", "\"/var/log/wsgate/x.log\""),
+            ("../logs/x.log", "\"/var/log/wsgate/x.log\""),
+            ("", "\"/var/log/wsgate/wsgate.log\""),
+            ("..", "\"/var/log/wsgate/wsgate.log\""),
+            ("a\0b", "\"/var/log/wsgate/wsgate.log\""),
+            ("/var/log/", "\"/var/log/wsgate/wsgate.log\""),
+        ] {
+            let help = help(read(text));
+            assert!(help.contains(shown), "{text:?}: {help}");
+        }
+        assert_eq!(read("/x.log"), Ok(PathBuf::from("/x.log")));
     }
 
     proptest! {

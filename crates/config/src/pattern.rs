@@ -9,11 +9,20 @@ use crate::{HostPattern, PathPattern};
 pub(crate) fn host(text: &str) -> Result<HostPattern, Complaint> {
     let wrong = |help: String| Err(Complaint::new(format!("`{text}` is not a host"), help));
     if let Some((_, rest)) = text.split_once("://") {
-        let host = rest.split(['/', ':']).next().unwrap_or_default();
-        return wrong(format!("write the host alone: \"{host}\""));
+        let name = rest.split(['/', ':']).next().unwrap_or_default();
+        return wrong(if_right(
+            host(name),
+            format!("write the host alone: \"{name}\""),
+        ));
     }
-    if text == "*" || text.is_empty() {
+    if text.is_empty() {
         return wrong("leave `host` out: the route is for any host then".to_owned());
+    }
+    if text == "*" || text == "*." {
+        return wrong(
+            "leave `host` out for any host, or write \"*.example.com\" for those below a name"
+                .to_owned(),
+        );
     }
     if let Some(address) = text
         .strip_prefix('[')
@@ -28,17 +37,21 @@ pub(crate) fn host(text: &str) -> Result<HostPattern, Complaint> {
         return wrong(format!("write \"[{address}]\""));
     }
     if let Some((name, _)) = text.split_once(':') {
-        return wrong(format!("a host has no port here: write \"{name}\""));
+        let help = format!("a host has no port here: write \"{name}\"");
+        return wrong(if_right(host(name), help));
     }
     if let Some((name, _)) = text.split_once('/') {
-        return wrong(format!("write host = \"{name}\" and the path as `path`"));
+        let help = format!("write host = \"{name}\" and the path as `path`");
+        return wrong(if_right(host(name), help));
     }
     let (below, name) = match text.strip_prefix("*.") {
         Some(name) => (true, name),
         None => (false, text),
     };
-    if let Some(name) = text.strip_suffix('.') {
-        return wrong(format!("write it without the point at the end: \"{name}\""));
+    if text.ends_with('.') {
+        let name = text.trim_end_matches('.');
+        let help = format!("write it without the point at the end: \"{name}\"");
+        return wrong(if_right(host(name), help));
     }
     if name.contains('*') {
         return wrong("`*` stands for whole labels at the beginning: \"*.example.com\"".to_owned());
@@ -55,6 +68,14 @@ pub(crate) fn host(text: &str) -> Result<HostPattern, Complaint> {
     } else {
         HostPattern::Exact(name)
     })
+}
+
+/// `help`, which suggests what was `tried`; if that is wrong as well, what is said of it.
+fn if_right<T>(tried: Result<T, Complaint>, help: String) -> String {
+    match tried {
+        Ok(_) => help,
+        Err(complaint) => complaint.help.unwrap_or(help),
+    }
 }
 
 /// Labels of letters, digits, `-` and `_`, at most 63 and 253 long (RFC 1035
@@ -90,11 +111,15 @@ pub(crate) fn path(text: &str) -> Result<PathPattern, Complaint> {
         return wrong(match rest {
             "" => "write \"/\" for all paths".to_owned(),
             "~" | "^" => "a path is no regular expression: write \"/ver\"".to_owned(),
-            _ => format!("it begins with a slash: \"{before}/{rest}{after}\""),
+            _ => {
+                let right = format!("{before}/{rest}{after}");
+                if_right(path(&right), format!("it begins with a slash: \"{right}\""))
+            }
         });
     }
-    if let Some((path, _)) = rest.split_once(['?', '#']) {
-        return wrong(format!("the query is not looked at: write \"{path}\""));
+    if let Some((before, _)) = rest.split_once(['?', '#']) {
+        let help = format!("the query is not looked at: write \"{before}\"");
+        return wrong(if_right(path(before), help));
     }
     if rest.contains('*') {
         return wrong("`*` may stand at the end only: \"/ver*\"".to_owned());
@@ -105,11 +130,37 @@ pub(crate) fn path(text: &str) -> Result<PathPattern, Complaint> {
                 .to_owned(),
         );
     }
+    if has_dot_segment(rest, prefix) {
+        return Err(Complaint::new(
+            format!("`{text}` can match no request"),
+            "a path with a segment `.` or `..` (also as %2e) is answered with 400: write it without",
+        ));
+    }
     Ok(match (exact, prefix) {
         (true, _) => PathPattern::Exact(rest.to_owned()),
         (_, true) => PathPattern::Prefix(rest.to_owned()),
         _ => PathPattern::Segments(rest.trim_end_matches('/').to_owned()),
     })
+}
+
+/// Whether wsgate refuses every request that the pattern would match, because a server
+/// could take its path for another one: a segment is `.` or `..`, plain or
+/// percent-encoded, with a parameter or without, between slashes or what some servers
+/// take for one. `open`: the last segment may go on, as `.` does in `/.well-known`.
+fn has_dot_segment(path: &str, open: bool) -> bool {
+    let decoded = [("%2e", "."), ("%2f", "/"), ("%5c", "/"), ("%3b", ";")]
+        .iter()
+        .fold(path.to_ascii_lowercase(), |path, (code, plain)| {
+            path.replace(code, plain)
+        });
+    let mut segments = decoded.split('/');
+    // A parameter ends the name, whatever follows.
+    let last = segments
+        .next_back()
+        .filter(|last| !open || last.contains(';'));
+    segments
+        .chain(last)
+        .any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
 }
 
 /// `pchar` and `/` of RFC 3986 section 3.3.
@@ -135,6 +186,12 @@ mod tests {
         result.unwrap_err().help.unwrap()
     }
 
+    /// What stands in quotes in the help, if anything is wrong.
+    fn suggested<T>(result: Result<T, Complaint>) -> Option<String> {
+        let help = result.err()?.help.unwrap();
+        help.split('"').nth(1).map(str::to_owned)
+    }
+
     #[test]
     fn hosts_are_exact_or_below_a_name() {
         let exact = |name: &str| Ok(HostPattern::Exact(name.to_owned()));
@@ -154,6 +211,11 @@ mod tests {
         assert!(help(host("https://chat.example.com/x")).contains("\"chat.example.com\""));
         assert!(help(host("chat.example.com/x")).contains("`path`"));
         assert!(help(host("*")).contains("leave `host` out"));
+        for text in ["*", "*.", "*..", "*:80", "https://*./x"] {
+            let help = help(host(text));
+            assert!(help.starts_with("leave `host` out for any host"), "{help}");
+            assert!(help.contains("\"*.example.com\""), "{help}");
+        }
         assert!(help(host("a*.example.com")).contains("\"*.example.com\""));
         assert!(help(host("example.com.")).contains("\"example.com\""));
         assert!(help(host("bücher.example")).contains("xn--"));
@@ -190,6 +252,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_path_that_every_request_is_refused_for_is_a_mistake() {
+        for text in [
+            "/a/../b",
+            "/..",
+            "/.",
+            "=/a/./b",
+            "/a/../",
+            "/%2e%2E/b",
+            "/a/.%2e",
+            "/a/..;x=1/b",
+            "/a%2f..%2Fb",
+            "/a%5C..",
+            "/..%3bx",
+            "/a/../b*",
+            "/a/..;*",
+            "/a/..%2f*",
+        ] {
+            let complaint = path(text).unwrap_err();
+            assert_eq!(complaint.message, format!("`{text}` can match no request"));
+            assert!(complaint.help.unwrap().contains("400"), "{text}");
+        }
+        assert!(help(path("../b")).contains("400"));
+        assert!(help(path("/a/..?x")).contains("400"));
+    }
+
+    #[test]
+    fn a_path_with_other_dots_is_right() {
+        for text in [
+            "/.well-known",
+            "/a..b",
+            "/...",
+            "/a.",
+            "/..a/b",
+            "=/a;..",
+            "/%2e%2e%2e",
+            "/.*",
+            "/a/..*",
+            "/a/%2e*",
+        ] {
+            assert!(path(text).is_ok(), "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_them_panic(text in "\\PC{0,20}|[=*/%a-f.:\\[\\]?#]{0,20}") {
@@ -198,9 +304,22 @@ mod tests {
         }
 
         #[test]
-        fn what_is_shown_reads_as_the_same(text in "=?/[a-c/]{0,8}\\*?") {
+        fn what_is_shown_reads_as_the_same(text in "=?/[a-c./]{0,8}\\*?") {
             if let Ok(pattern) = path(&text) {
                 prop_assert_eq!(path(&pattern.to_string()), Ok(pattern));
+            }
+        }
+
+        #[test]
+        fn what_is_suggested_is_right(
+            name in "(https://)?[*a-c.:/\\[\\]-]{0,9}",
+            text in "=?/?[a-c./?#*%2e;]{0,8}\\*?",
+        ) {
+            if let Some(name) = suggested(host(&name)) {
+                prop_assert!(host(&name).is_ok(), "{}", name);
+            }
+            if let Some(text) = suggested(path(&text)) {
+                prop_assert!(path(&text).is_ok(), "{}", text);
             }
         }
     }

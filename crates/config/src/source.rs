@@ -4,26 +4,18 @@
 //! a file counts as read when two looks at it show the same. Whatever is read
 //! here is kept as it was, for the digest and for showing mistakes.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
+mod look;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use glob::{MatchOptions, Pattern};
 use toml::de::DeValue;
 
 use crate::error::{Complaint, Errors, Found};
 use crate::syntax;
-
-/// Larger is not a configuration but a slip.
-const LARGEST_FILE: u64 = 1 << 20;
-/// A file that was written so lately may be being written still.
-const FRESH: Duration = Duration::from_secs(2);
-/// Between two looks at a fresh file.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
-/// How often a file may differ from the look before.
-const MOST_LOOKS: usize = 50;
+use look::{Content, Unreadable};
 
 /// Everything that was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,22 +77,39 @@ impl Sources {
 
 /// What could be read, and what went wrong.
 pub(crate) fn read(path: &Path) -> (Sources, Vec<Found>) {
+    read_with(path, look::read)
+}
+
+/// `content`: all of a file.
+fn read_with(path: &Path, content: impl Fn(&Path) -> Content) -> (Sources, Vec<Found>) {
     let mut sources = Sources::default();
     let mut found = Vec::new();
-    let main = match read_stable(path, 0) {
+    let main = match content(path) {
+        Ok(bytes) => accept(path, 0, bytes),
+        Err(reason) => Err(main_unreadable(path, &reason)),
+    };
+    let main = match main {
         Ok(main) => main,
         Err(error) => return (sources, vec![error]),
     };
     let mut includes = Includes::default();
-    for (span, pattern) in patterns(&main.text) {
-        if let Err(complaint) = includes.expand(path, &pattern) {
-            found.push(Found::at(0, path, &main.text, &span, complaint));
+    for entry in entries(&main.text) {
+        if let Err(complaint) = includes.expand(path, &entry) {
+            found.push(Found::at(0, path, &main.text, &entry.span, complaint));
         }
     }
-    sources.files.push(main);
     sources.include_dirs.extend(includes.dirs);
-    for path in includes.files {
-        match read_stable(&path, sources.files.len()) {
+    sources.files.push(main);
+    for (included, entry) in includes.files {
+        let file = match content(&included) {
+            Ok(bytes) => accept(&included, sources.files.len(), bytes),
+            Err(reason) => {
+                let complaint = included_unreadable(&included, &entry, &reason);
+                let text = &sources.files[0].text;
+                Err(Found::at(0, path, text, &entry.span, complaint))
+            }
+        };
+        match file {
             Ok(file) => sources.files.push(file),
             Err(error) => found.push(error),
         }
@@ -108,8 +117,26 @@ pub(crate) fn read(path: &Path) -> (Sources, Vec<Found>) {
     (sources, found)
 }
 
+fn main_unreadable(path: &Path, reason: &Unreadable) -> Found {
+    let message = format!("cannot read `{}`: {reason}", path.display());
+    Found::unplaced(0, path, message).with_help(reason.help_for_main())
+}
+
+fn included_unreadable(path: &Path, entry: &Entry, reason: &Unreadable) -> Complaint {
+    let message = format!("cannot read the included `{}`: {reason}", path.display());
+    Complaint::new(message, reason.help_for_included(path, &entry.pattern))
+}
+
+/// One of the patterns of `include`.
+#[derive(Clone)]
+struct Entry {
+    /// Where it stands in the main file.
+    span: Range<usize>,
+    pattern: String,
+}
+
 /// The patterns of `include`; that they are text is checked with everything else.
-fn patterns(text: &str) -> Vec<(std::ops::Range<usize>, String)> {
+fn entries(text: &str) -> Vec<Entry> {
     let checked = syntax::check(text);
     let table = checked.table();
     let list = table
@@ -118,7 +145,10 @@ fn patterns(text: &str) -> Vec<(std::ops::Range<usize>, String)> {
     list.into_iter()
         .flat_map(|list| list.iter())
         .filter_map(|item| match item.get_ref() {
-            DeValue::String(pattern) => Some((item.span(), pattern.to_string())),
+            DeValue::String(pattern) => Some(Entry {
+                span: item.span(),
+                pattern: pattern.to_string(),
+            }),
             _ => None,
         })
         .collect()
@@ -126,25 +156,20 @@ fn patterns(text: &str) -> Vec<(std::ops::Range<usize>, String)> {
 
 #[derive(Default)]
 struct Includes {
-    files: BTreeSet<PathBuf>,
+    /// Each with the first entry that leads to it.
+    files: BTreeMap<PathBuf, Entry>,
     dirs: BTreeSet<PathBuf>,
 }
 
 impl Includes {
-    /// Adds what `pattern` finds, relative to the directory of `main`.
-    fn expand(&mut self, main: &Path, pattern: &str) -> Result<(), Complaint> {
+    /// Adds what `entry` finds, relative to the directory of `main`.
+    fn expand(&mut self, main: &Path, entry: &Entry) -> Result<(), Complaint> {
         let base = main.parent().unwrap_or_else(|| Path::new(""));
-        let whole = base.join(pattern);
-        let is_glob = pattern.contains(['*', '?', '[']);
+        let pattern = entry.pattern.as_str();
         self.dirs.insert(literal_directory(base, pattern));
-        if !is_glob {
-            if !whole.exists() {
-                return Err(Complaint::new(
-                    format!("there is no file `{}`", whole.display()),
-                    "correct the name, or write a pattern such as \"conf.d/*.toml\"",
-                ));
-            }
-            self.add(main, whole);
+        if !is_pattern(pattern) {
+            // Whether it is there shows when it is read, which waits for an editor.
+            self.add(main, base.join(pattern), entry);
             return Ok(());
         }
         for path in search(base, pattern)? {
@@ -153,22 +178,32 @@ impl Includes {
                 let message = format!("cannot look into `{place}`: {}", error.error());
                 Complaint::new(message, "wsgate must be able to read this directory")
             })?;
-            self.add(main, path);
+            self.add(main, path, entry);
         }
         Ok(())
     }
 
-    fn add(&mut self, main: &Path, path: PathBuf) {
+    fn add(&mut self, main: &Path, path: PathBuf, entry: &Entry) {
         // A pattern such as "*.toml" finds the main file as well.
-        let same = path == main || path.canonicalize().ok() == main.canonicalize().ok();
-        if same {
+        if path == main || is_same_file(&path, main) {
             return;
         }
         if let Some(dir) = path.parent() {
             self.dirs.insert(or_here(dir));
         }
-        self.files.insert(path);
+        self.files.entry(path).or_insert_with(|| entry.clone());
     }
+}
+
+/// Two files that are not there are not the same.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let whole = one.canonicalize().ok().zip(other.canonicalize().ok());
+    whole.is_some_and(|(one, other)| one == other)
+}
+
+/// Whether it may lead to several files, or to none.
+fn is_pattern(text: &str) -> bool {
+    text.contains(['*', '?', '['])
 }
 
 fn search(base: &Path, pattern: &str) -> Result<glob::Paths, Complaint> {
@@ -194,8 +229,7 @@ fn search(base: &Path, pattern: &str) -> Result<glob::Paths, Complaint> {
 /// The directory in which the search for `pattern` begins.
 fn literal_directory(base: &Path, pattern: &str) -> PathBuf {
     let mut parts: Vec<Component<'_>> = Path::new(pattern).components().collect();
-    let is_glob =
-        |part: &Component<'_>| part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let is_glob = |part: &Component<'_>| is_pattern(&part.as_os_str().to_string_lossy());
     let literal = parts.iter().position(is_glob);
     parts.truncate(literal.unwrap_or_else(|| parts.len().saturating_sub(1)));
     or_here(&base.join(parts.iter().collect::<PathBuf>()))
@@ -209,86 +243,7 @@ fn or_here(dir: &Path) -> PathBuf {
     }
 }
 
-fn read_stable(path: &Path, number: usize) -> Result<SourceFile, Found> {
-    if let Some(content) = settle(|| look(path)) {
-        return accept(path, number, content);
-    }
-    let message = format!("`{}` keeps changing while it is read", path.display());
-    Err(Found::unplaced(number, path, message).with_help("try again when it is written"))
-}
-
-/// Looks until two looks agree, be it on an error: an editor may be between
-/// moving the old file away and the new one in. `None` if they never do.
-fn settle(mut look: impl FnMut() -> Look) -> Option<Content> {
-    let mut last = look();
-    for _ in 1..MOST_LOOKS {
-        if last.may_change {
-            pause();
-        }
-        let next = look();
-        if next.content == last.content {
-            return Some(next.content);
-        }
-        last = next;
-    }
-    None
-}
-
-/// All of a file, or why there is nothing.
-type Content = Result<Vec<u8>, (io::ErrorKind, String)>;
-
-/// What one look at a file shows.
-struct Look {
-    content: Content,
-    may_change: bool,
-}
-
-fn look(path: &Path) -> Look {
-    match contents(path) {
-        Ok((bytes, modified)) => Look {
-            // A clock that was set back makes files of the future: those are fresh.
-            may_change: modified.elapsed().map_or(true, |age| age < FRESH),
-            content: Ok(bytes),
-        },
-        Err(error) => Look {
-            may_change: error.kind() == io::ErrorKind::NotFound,
-            content: Err((error.kind(), describe(&error))),
-        },
-    }
-}
-
-fn contents(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
-    // A pipe could not be read twice, and might block for ever.
-    if !path.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let file = File::open(path)?;
-    let modified = file.metadata()?.modified()?;
-    let mut bytes = Vec::new();
-    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        return Err(io::Error::other("larger than 1 MiB"));
-    }
-    Ok((bytes, modified))
-}
-
-fn describe(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-fn accept(path: &Path, number: usize, content: Content) -> Result<SourceFile, Found> {
-    let bytes = content.map_err(|(kind, reason)| {
-        let message = format!("cannot read `{}`: {reason}", path.display());
-        let found = Found::unplaced(number, path, message);
-        match kind {
-            io::ErrorKind::NotFound => found.with_help("name another file with --config"),
-            _ => found,
-        }
-    })?;
+fn accept(path: &Path, number: usize, bytes: Vec<u8>) -> Result<SourceFile, Found> {
     let text = String::from_utf8(bytes).map_err(|error| not_utf8(path, number, &error))?;
     let path = path.to_owned();
     Ok(SourceFile { path, text })
@@ -306,16 +261,10 @@ fn not_utf8(path: &Path, number: usize, error: &std::string::FromUtf8Error) -> F
     Found::at(number, path, &text, &span, complaint)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "synchronises nothing: two looks must lie apart for a writer to show"
-)]
-fn pause() {
-    std::thread::sleep(BETWEEN_LOOKS);
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]
@@ -328,34 +277,66 @@ mod tests {
         assert_eq!(literal_directory(Path::new(""), "*.toml"), Path::new("."));
     }
 
-    /// What is read if these are the looks, one after the other.
-    fn settled(looks: &[Option<&str>]) -> Option<Content> {
-        let mut looks = looks.iter();
-        settle(|| Look {
-            may_change: false,
-            content: match looks.next().unwrap() {
-                Some(text) => Ok(text.as_bytes().to_vec()),
-                None => Err((io::ErrorKind::NotFound, String::new())),
-            },
-        })
+    const MAIN: &str = "workers = 1\ninclude = ['more.toml']\n";
+
+    /// What is said if the files are as `file` tells.
+    fn said(file: impl Fn(&str) -> Content) -> Vec<crate::Error> {
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        let (_, found) = read_with(Path::new("/nowhere/wsgate.toml"), |path| file(&name(path)));
+        found.into_iter().map(|found| *found.error).collect()
     }
 
     #[test]
-    fn a_file_counts_as_read_when_two_looks_agree() {
-        let whole = Some(Ok(b"a = 1".to_vec()));
-        assert_eq!(settled(&[Some("a = 1"), Some("a = 1")]), whole);
-        assert_eq!(
-            settled(&[Some("a"), Some("a ="), Some("a = 1"), Some("a = 1")]),
-            whole
-        );
-        assert_eq!(settled(&[None, Some("a = 1"), Some("a = 1")]), whole);
-        assert!(settled(&[Some("a"), None, None]).unwrap().is_err());
+    fn an_included_file_that_may_not_be_read_is_shown_where_it_is_included() {
+        let errors = said(|name| match name {
+            "wsgate.toml" => Ok(MAIN.into()),
+            _ => Err(io::Error::from(io::ErrorKind::PermissionDenied).into()),
+        });
+        assert_eq!(errors.len(), 1);
+        let expected = "\
+error: cannot read the included `/nowhere/more.toml`: permission denied
+ --> /nowhere/wsgate.toml:2:12
+  |
+2 | include = ['more.toml']
+  |            ^^^^^^^^^^^
+  |
+  = help: let the user that runs wsgate read it, and enter the directories that it is in";
+        assert_eq!(errors[0].render(), expected);
     }
 
     #[test]
-    fn a_file_that_never_settles_is_given_up() {
-        let texts: Vec<String> = (0..MOST_LOOKS).map(|look| look.to_string()).collect();
-        let looks: Vec<_> = texts.iter().map(|text| Some(text.as_str())).collect();
-        assert_eq!(settled(&looks), None);
+    fn whatever_keeps_a_file_from_being_read_has_a_help() {
+        let reasons = [
+            (Unreadable::Missing, "another --config", "correct the name"),
+            (
+                Unreadable::Forbidden,
+                "let the user that runs wsgate read it",
+                "let the user that runs wsgate read it",
+            ),
+            (Unreadable::NotAFile, "another --config", "change `include`"),
+            (Unreadable::TooLarge, "that it includes", "several files"),
+            (Unreadable::Changing, "try again", "try again"),
+            (
+                io::Error::from(io::ErrorKind::NotADirectory).into(),
+                "another --config",
+                "change `include`",
+            ),
+        ];
+        for (reason, of_main, of_included) in reasons {
+            let main = said(|_| Err(reason.clone()));
+            let included = said(|name| match name {
+                "wsgate.toml" => Ok(MAIN.into()),
+                _ => Err(reason.clone()),
+            });
+            for (errors, line, expected) in
+                [(main, None, of_main), (included, Some(2), of_included)]
+            {
+                assert_eq!(errors.len(), 1, "{reason}");
+                assert_eq!(errors[0].line(), line, "{reason}");
+                assert!(errors[0].message.contains(&reason.to_string()), "{reason}");
+                let help = errors[0].help.as_deref().unwrap();
+                assert!(help.contains(expected), "{reason}: {help}");
+            }
+        }
     }
 }

@@ -1,14 +1,20 @@
 //! The command line, as clap sees it. No I/O happens here.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser};
+use clap::parser::ValueSource;
 use wsgate_protocol::admin::{DEFAULT_SOCKET, TunnelFilter, TunnelState};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, \
-    3 no supervisor, 4 --timeout ran out, 130 interrupted.";
+    3 no supervisor, 4 no answer in time, 130 interrupted.";
+
+/// The API's own bounds, so that what it would refuse is wrong usage here.
+const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3_600);
+const HIGHEST_CLOSE_RATE: u32 = 1_000_000;
 
 /// Above the arguments that every command takes.
 const GLOBAL: &str = "Global options";
@@ -27,13 +33,16 @@ pub struct Wsctl {
 #[command(after_help = EXIT_CODES, subcommand_required = true)]
 pub struct CtlArgs {
     /// The supervisor's admin socket
-    #[arg(long, value_name = "PATH", env = "WSGATE_SOCKET", default_value = DEFAULT_SOCKET, global = true, help_heading = GLOBAL)]
+    #[arg(long, value_name = "PATH", env = "WSGATE_SOCKET", default_value = DEFAULT_SOCKET, value_parser = SocketParser, global = true, help_heading = GLOBAL)]
     pub socket: PathBuf,
     /// Print the API's own JSON
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub json: bool,
     /// Give up after this long, with exit code 4 [example: 30s]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, global = true, help_heading = GLOBAL)]
+    ///
+    /// Without it, all commands but reload and stop give up when the supervisor has not answered
+    /// for 10 s.
+    #[arg(long, value_name = "DURATION", value_parser = duration, global = true, help_heading = GLOBAL)]
     pub timeout: Option<Duration>,
     /// What to do.
     #[command(subcommand)]
@@ -111,10 +120,10 @@ pub struct TunnelsArgs {
     #[arg(long, value_parser = tunnel_states())]
     pub state: Option<TunnelState>,
     /// Only those at least this old [example: 1h]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub older_than: Option<Duration>,
     /// Only those without a byte for this long [example: 30s]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub idle_for: Option<Duration>,
 }
 
@@ -140,11 +149,11 @@ pub struct DrainArgs {
     /// The server, for example chat/127.0.0.1:9001
     #[arg(value_name = "UPSTREAM/SERVER")]
     pub target: Target,
-    /// How long its tunnels may stay; `drain.grace` of the configuration if not given [example: 10m]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    /// How long its tunnels may stay, 365d at most; `drain.grace` of the configuration if not given [example: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = grace)]
     pub grace: Option<Duration>,
     /// Close at most N tunnels per second; `drain.close_rate` of the configuration if not given
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = close_rate)]
     pub close_rate: Option<u32>,
 }
 
@@ -169,6 +178,55 @@ impl FromStr for Target {
             _ => Err("expected UPSTREAM/SERVER, as chat/127.0.0.1:9001".to_owned()),
         }
     }
+}
+
+/// A path; an environment variable that is set to nothing counts as unset.
+#[derive(Clone)]
+struct SocketParser;
+
+impl TypedValueParser for SocketParser {
+    type Value = PathBuf;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<PathBuf, clap::Error> {
+        PathBufValueParser::new().parse_ref(command, argument, value)
+    }
+
+    fn parse_ref_(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+        source: ValueSource,
+    ) -> Result<PathBuf, clap::Error> {
+        if source == ValueSource::EnvVariable && value.is_empty() {
+            return Ok(DEFAULT_SOCKET.into());
+        }
+        self.parse_ref(command, argument, value)
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a number with its unit, for example 1h or 30s"))
+}
+
+fn grace(text: &str) -> Result<Duration, String> {
+    let grace = duration(text)?;
+    if grace > LONGEST_GRACE {
+        return Err("365d is the longest grace".to_owned());
+    }
+    Ok(grace)
+}
+
+fn close_rate(text: &str) -> Result<u32, String> {
+    let rate = text.parse().ok();
+    rate.filter(|rate| (1..=HIGHEST_CLOSE_RATE).contains(rate))
+        .ok_or_else(|| "expected tunnels per second, from 1 to 1,000,000".to_owned())
 }
 
 /// The names here are those of the JSON.
@@ -240,18 +298,40 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_wrong_usage() {
-        for line in [
-            "reload --dry-run",
-            "drain a/b --wait",
-            "upgrade",
-            "close x",
-            "drain a/b --close-rate 0",
-        ] {
+        for line in ["reload --dry-run", "drain a/b --wait", "upgrade", "close x"] {
             assert_eq!(
                 parse(&format!("wsctl {line}")).unwrap_err().exit_code(),
                 2,
                 "{line}"
             );
         }
+    }
+
+    #[test]
+    fn wrong_usage_says_what_is_right() {
+        for (line, expected) in [
+            ("drain a/b --close-rate 0", "from 1 to 1,000,000"),
+            ("drain a/b --close-rate 1000001", "from 1 to 1,000,000"),
+            ("drain a/b --grace 366d", "365d is the longest grace"),
+            ("tunnels --older-than x", "for example 1h or 30s"),
+            ("tunnels --idle-for 10", "for example 1h or 30s"),
+            ("status --timeout soon", "for example 1h or 30s"),
+        ] {
+            let error = parse(&format!("wsctl {line}")).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(expected), "{line}: {error}");
+        }
+        assert!(parse("wsctl drain a/b --grace 365d --close-rate 1000000").is_ok());
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset_but_an_empty_argument_is_wrong() {
+        let parse = |value: &str, source| {
+            SocketParser.parse_ref_(&Wsctl::command(), None, OsStr::new(value), source)
+        };
+        let from_environment = |value| parse(value, ValueSource::EnvVariable).unwrap();
+        assert_eq!(from_environment(""), PathBuf::from(DEFAULT_SOCKET));
+        assert_eq!(from_environment("/a"), PathBuf::from("/a"));
+        assert!(parse("", ValueSource::CommandLine).is_err());
     }
 }

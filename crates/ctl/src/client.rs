@@ -1,8 +1,10 @@
 //! HTTP/1.1 over the admin socket, one connection per call.
 //!
+//! A client may have a patience: then no wait for an answer is longer than that.
 //! Nothing is tried again here but a connect that met a full backlog: whether a
 //! call may be repeated is the command's to know.
 
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,10 +33,14 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
 /// Between two attempts while the supervisor's backlog is full.
 const BACKLOG_RETRY: Duration = Duration::from_millis(20);
 
+/// How long a supervisor that does not answer is asked who it is: only the kernel has to answer.
+const ASK_WHO: Duration = Duration::from_millis(200);
+
 /// The way to one supervisor.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     socket: PathBuf,
+    patience: Option<Duration>,
 }
 
 /// An answer as it came, and what it says.
@@ -45,21 +51,23 @@ pub(crate) struct Answer<T> {
 }
 
 impl Client {
-    pub(crate) fn new(socket: &Path) -> Self {
+    /// With a patience, a supervisor that has not answered for so long is an error.
+    pub(crate) fn new(socket: &Path, patience: Option<Duration>) -> Self {
         Self {
             socket: socket.to_owned(),
+            patience,
         }
     }
 
     /// GET, and the answer's JSON.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, CtlError> {
-        let response = self.send(Method::GET, path, Bytes::new()).await?;
-        read(path, response).await
+        self.call(Method::GET, path, Bytes::new()).await
     }
 
-    /// GET, and the answer's body still to be read.
+    /// GET, and the answer's body still to be read. That may take its time.
     pub(crate) async fn stream(&self, path: &str) -> Result<Response<Incoming>, CtlError> {
-        self.send(Method::GET, path, Bytes::new()).await
+        self.patiently(self.send(Method::GET, path, Bytes::new()))
+            .await
     }
 
     /// POST without a body.
@@ -67,8 +75,7 @@ impl Client {
         &self,
         path: &str,
     ) -> Result<Answer<T>, CtlError> {
-        let response = self.send(Method::POST, path, Bytes::new()).await?;
-        read(path, response).await
+        self.call(Method::POST, path, Bytes::new()).await
     }
 
     /// A request with a JSON body.
@@ -82,8 +89,7 @@ impl Client {
             path: path.to_owned(),
             source,
         })?;
-        let response = self.send(method, path, body.into()).await?;
-        read(path, response).await
+        self.call(method, path, body.into()).await
     }
 
     /// The pid of the process that made the socket (SO_PEERCRED in unix(7)), as
@@ -94,6 +100,37 @@ impl Client {
         Ok(pid
             .and_then(|pid| u32::try_from(pid).ok())
             .filter(|&pid| pid != 0))
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Answer<T>, CtlError> {
+        self.patiently(async {
+            let response = self.send(method, path, body).await?;
+            read(path, response).await
+        })
+        .await
+    }
+
+    async fn patiently<T>(
+        &self,
+        answer: impl Future<Output = Result<T, CtlError>>,
+    ) -> Result<T, CtlError> {
+        let Some(patience) = self.patience else {
+            return answer.await;
+        };
+        if let Ok(answer) = tokio::time::timeout(patience, answer).await {
+            return answer;
+        }
+        let peer = tokio::time::timeout(ASK_WHO, self.peer_pid()).await;
+        Err(CtlError::NoAnswer {
+            socket: self.socket.clone(),
+            patience,
+            pid: peer.ok().and_then(Result::ok).flatten(),
+        })
     }
 
     async fn send(

@@ -19,6 +19,18 @@ pub(crate) enum CtlError {
         socket.display(), reason(source)
     )]
     NoSupervisor { socket: PathBuf, source: io::Error },
+    #[error(
+        "the supervisor{} does not answer at {}: nothing came for {}; {} and the end of its log tell more, and --timeout waits longer",
+        pid.map_or_else(String::new, |pid| format!(" (pid {pid})")),
+        socket.display(),
+        humantime::format_duration(*patience),
+        where_to_look(*pid)
+    )]
+    NoAnswer {
+        socket: PathBuf,
+        patience: Duration,
+        pid: Option<u32>,
+    },
     #[error("permission denied for {}: {}", socket.display(), who_may(socket))]
     PermissionDenied { socket: PathBuf },
     #[error("cannot connect to {}: {source}", socket.display())]
@@ -41,6 +53,8 @@ pub(crate) enum CtlError {
         path: String,
         source: serde_json::Error,
     },
+    #[error("these workers did not answer within 1 s, their tunnels are not listed: {pids}")]
+    Incomplete { pids: String },
     #[error("not a valid request: {0}")]
     Request(#[from] http::Error),
     #[error("cannot write to the standard output: {0}")]
@@ -58,7 +72,7 @@ impl CtlError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::NoSupervisor { .. } => 3,
-            Self::TimedOut(_) => 4,
+            Self::TimedOut(_) | Self::NoAnswer { .. } => 4,
             Self::Interrupted => 130,
             // The reader, as `head`, has seen what it wanted.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -96,7 +110,12 @@ pub(crate) fn report(error: &CtlError, args: &CtlArgs, console: &mut Console<'_>
 }
 
 fn render(error: &CtlError, args: &CtlArgs) -> String {
-    let mut text = format!("error: {error}");
+    let kind = match error {
+        // What could be listed has been.
+        CtlError::Incomplete { .. } => "warning",
+        _ => "error",
+    };
+    let mut text = format!("{kind}: {error}");
     if let (4 | 130, Some(what)) = (error.exit_code(), what_goes_on(&args.command)) {
         let _ = write!(text, "; {what}");
     }
@@ -122,6 +141,14 @@ fn what_goes_on(command: &Command) -> Option<&'static str> {
         }
         Command::Status | Command::Tunnels(_) | Command::Completions { .. } => None,
     }
+}
+
+/// The process's state in ps(1) tells one that is stopped (T) from one that is stuck (D) or busy (R).
+fn where_to_look(pid: Option<u32>) -> String {
+    pid.map_or_else(
+        || "`ps -C wsgate -o pid,stat,args`".to_owned(),
+        |pid| format!("`ps -o stat,wchan:32,args -p {pid}`"),
+    )
 }
 
 fn reason(source: &io::Error) -> String {

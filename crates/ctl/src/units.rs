@@ -2,14 +2,14 @@
 
 use std::time::SystemTime;
 
-/// Two units at most: `0.3s`, `48s`, `3m 20s`, `2h 5m`, `3d 4h`.
+/// Two units at most: `0.3s`, `48s`, `3m 20s`, `2h 5m`, `3d 4h`. To the nearest tenth of a
+/// second below one, to the nearest second above.
 pub(crate) fn duration(seconds: f64) -> String {
-    let seconds = seconds.max(0.0);
-    if seconds < 1.0 {
-        let tenths = (seconds * 10.0).floor() / 10.0;
+    let tenths = (seconds.max(0.0) * 10.0).round() / 10.0;
+    if tenths < 1.0 {
         return format!("{tenths}s");
     }
-    let whole = seconds as u64;
+    let whole = seconds.round() as u64;
     let (days, hours) = (whole / 86_400, whole / 3_600 % 24);
     let (minutes, rest) = (whole / 60 % 60, whole % 60);
     match (days, hours, minutes) {
@@ -81,13 +81,15 @@ mod tests {
 
     #[test]
     fn durations_have_two_units_at_most() {
-        let shown: Vec<String> = [0.0, 0.39, 48.9, 60.0, 200.0, 7_500.0, 273_600.0, -3.0]
+        let shown: Vec<String> = [0.0, 0.34, 0.97, 48.4, 59.9, 199.9, 7_500.0, 273_600.0, -3.0]
             .into_iter()
             .map(duration)
             .collect();
         assert_eq!(
             shown,
-            ["0s", "0.3s", "48s", "1m", "3m 20s", "2h 5m", "3d 4h", "0s"]
+            [
+                "0s", "0.3s", "1s", "48s", "1m", "3m 20s", "2h 5m", "3d 4h", "0s"
+            ]
         );
     }
 

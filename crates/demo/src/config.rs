@@ -30,6 +30,9 @@ workers = 2
 [admin]
 socket = {socket}
 
+[log]
+access = false         # true: a line for each request and each tunnel
+
 [drain]
 grace = "10m"          # a tunnel of an older generation may stay this long
 close_rate = 100       # and so many are closed per second at most

@@ -54,7 +54,8 @@ impl Closes {
     ) -> Plan {
         self.release(owner);
         self.reserved.retain(|(_, span)| span.to > now);
-        let needed = Duration::from_secs_f64(tunnels as f64 / f64::from(rate.max(1)));
+        let needed = Duration::try_from_secs_f64(tunnels as f64 / f64::from(rate.max(1)));
+        let needed = needed.unwrap_or(Duration::MAX);
         match self.latest_free(now, deadline, needed) {
             Some(spans) => {
                 self.reserved
@@ -241,6 +242,12 @@ mod tests {
                 to: secs(5.0)
             }]
         );
+    }
+
+    #[test]
+    fn a_figure_gone_wild_is_no_more_than_too_many() {
+        let plan = Closes::default().reserve(1, secs(0.0), secs(5.0), u64::MAX, 1);
+        assert!(plan.too_short);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct Lock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it.
-    #[error("{} is locked by {}; is another wsgate running?", path.display(), holder(*pid))]
+    #[error("{} is locked by {}: another wsgate runs with this directory; stop it, or set [admin] socket to a path in another one", path.display(), holder(*pid))]
     Held {
         /// The file.
         path: PathBuf,
@@ -30,7 +30,7 @@ pub enum LockError {
         pid: Option<u32>,
     },
     /// The file cannot be opened, locked or written.
-    #[error("cannot lock {}: {source}", path.display())]
+    #[error("cannot lock {}: {source} (the user that runs wsgate must be able to write there)", path.display())]
     Io {
         /// The file.
         path: PathBuf,

@@ -86,10 +86,7 @@ pub enum ReloadOutcome {
     /// A new generation is active.
     Reloaded(Reloaded),
     /// The files say what runs already.
-    Unchanged {
-        /// The generation that holds this content.
-        generation: u64,
-    },
+    Unchanged(Unchanged),
     /// The old generation goes on, untouched.
     Failed {
         /// One line.
@@ -97,6 +94,21 @@ pub enum ReloadOutcome {
         /// Each mistake of the configuration, rendered for a terminal (several lines, no colours).
         errors: Vec<String>,
     },
+}
+
+/// A reload that had nothing to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unchanged {
+    /// The generation that holds this content.
+    pub generation: u64,
+    /// When it became active.
+    pub active_since: String,
+    /// Tunnels that older generations still hold.
+    pub draining_tunnels: u64,
+    /// Older generations that still hold something.
+    pub draining_generations: u64,
+    /// The last deadline among them, if any.
+    pub deadline_at: Option<String>,
 }
 
 /// A reload that went well.

@@ -39,6 +39,8 @@ pub enum Cell {
     MessagesFromServers,
     /// Log lines dropped.
     LogLinesDropped,
+    /// Handshakes under way (gauge).
+    Opening,
     /// Tunnels ended, by index in [`CAUSES`].
     Ended(usize),
     /// Own answers, by index in [`STATUSES`].
@@ -59,6 +61,7 @@ impl Cell {
             Self::MessagesFromClients => 6,
             Self::MessagesFromServers => 7,
             Self::LogLinesDropped => 8,
+            Self::Opening => 9,
             Self::Ended(cause) => 32 + cause,
             Self::Errors(status) => 64 + status,
         }

@@ -170,27 +170,40 @@ fn accept_waiting(listener: &Listening) -> io::Result<Option<(Socket, Peer)>> {
 
 async fn run(gateway: Arc<Gateway>, name: Arc<str>, listener: Shared) {
     let mut failing = false;
-    while let Some(accepted) = poll_fn(|cx| poll_shared(&listener, cx)).await {
-        match accepted {
-            Ok((socket, peer)) => {
+    loop {
+        if gateway.tasks.len() >= gateway.connections_here {
+            complain(
+                &mut failing,
+                &name,
+                &"this worker holds as many as its descriptors allow",
+            );
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        }
+        match poll_fn(|cx| poll_shared(&listener, cx)).await {
+            None => return,
+            Some(Ok((socket, peer))) => {
                 failing = false;
                 begin(&gateway, &name, socket, peer);
             }
             // The client was gone before it was accepted.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                if !failing {
-                    warn!(
-                        target: "wsgate::proxy",
-                        listener = &*name,
-                        %error,
-                        "cannot accept connections; they wait in the queue"
-                    );
-                }
-                failing = true;
+            Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Some(Err(error)) => {
+                complain(&mut failing, &name, &error);
                 tokio::time::sleep(PAUSE).await;
             }
         }
+    }
+}
+
+/// Once, until something has been accepted again.
+fn complain(failing: &mut bool, listener: &str, why: &dyn std::fmt::Display) {
+    if !std::mem::replace(failing, true) {
+        warn!(
+            target: "wsgate::proxy",
+            listener,
+            "cannot accept connections, they wait in the queue: {why}"
+        );
     }
 }
 

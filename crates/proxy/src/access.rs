@@ -32,6 +32,8 @@ pub(crate) struct Access {
     server: Option<Arc<str>>,
     note: Option<&'static str>,
     silent: bool,
+    /// A failed try has been told.
+    warned: bool,
 }
 
 impl Access {
@@ -51,6 +53,7 @@ impl Access {
             server: None,
             note: None,
             silent: false,
+            warned: false,
         }
     }
 
@@ -91,7 +94,8 @@ impl Access {
     }
 
     /// A try at a server failed, and another may follow.
-    pub(crate) fn failed(&self, refusal: &Refusal) {
+    pub(crate) fn failed(&mut self, refusal: &Refusal) {
+        self.warned = true;
         warn!(
             target: "wsgate::proxy",
             id = &*self.id,
@@ -102,11 +106,11 @@ impl Access {
         );
     }
 
-    /// wsgate answers by itself.
+    /// wsgate answers by itself. What a failed try has told already is no second warning.
     pub(crate) fn refused(&self, refusal: &Refusal) {
         let status = refusal.status.as_u16();
         let (id, client, detail) = (&*self.id, self.client, refusal.detail.as_deref());
-        if refusal.status.is_server_error() {
+        if refusal.status.is_server_error() && !self.warned {
             let server = self.server.as_deref();
             warn!(target: "wsgate::proxy", id, status, %client, server, detail, "{}", refusal.reason);
         } else {

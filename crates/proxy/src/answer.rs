@@ -3,6 +3,8 @@
 //! The text tells a client nothing about servers; what an operator needs besides stands in
 //! the log under the same request id.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -55,6 +57,15 @@ impl Refusal {
     /// 502.
     pub(crate) fn bad_gateway(reason: &'static str, detail: impl ToString) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, reason).because(detail)
+    }
+
+    /// 504.
+    pub(crate) fn late(limit: Duration) -> Self {
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the server did not answer in time",
+        )
+        .because(format_args!("no answer within {limit:?}"))
     }
 
     pub(crate) fn because(mut self, detail: impl ToString) -> Self {

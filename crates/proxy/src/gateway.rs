@@ -24,6 +24,9 @@ pub struct Settings {
     pub id_prefix: String,
     /// The most tunnels that the descriptors of this process allow.
     pub tunnels_here: u64,
+    /// The most client connections, tunnels included. Beyond them nothing is accepted: what
+    /// waits keeps its place in the queue, and descriptors are left for the supervisor's messages.
+    pub connections_here: usize,
     /// Where figures go.
     pub ledger: Arc<dyn Ledger>,
     /// Server states, by the servers' numbers; those not named are ready.
@@ -41,6 +44,7 @@ pub struct Gateway {
     /// Every client connection and every tunnel holds one of its tokens.
     pub(crate) tasks: TaskTracker,
     pub(crate) tunnels_here: u64,
+    pub(crate) connections_here: usize,
     table: ArcSwap<Table>,
     id_prefix: String,
     ids: AtomicU64,
@@ -57,6 +61,7 @@ impl Gateway {
             retired: CancellationToken::new(),
             tasks: TaskTracker::new(),
             tunnels_here: settings.tunnels_here,
+            connections_here: settings.connections_here,
             table: ArcSwap::from_pointee(Table::new(plan, &settings.states)),
             config: settings.config,
             ledger: settings.ledger,

@@ -13,6 +13,7 @@ pub(crate) use offer::is_upgrade;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -21,6 +22,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
 
 use self::offer::Offer;
 use crate::access::Access;
@@ -33,6 +35,9 @@ use crate::headers::{set_forwarded, set_upgrade, strip_hop_by_hop};
 use crate::http::{builder, pass_on};
 use crate::registry::Reservation;
 use crate::socket::Socket;
+
+/// How long a server may take to answer a handshake.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// A server's end of a tunnel that opens as soon as the client has its 101.
 pub(crate) struct Opened {
@@ -117,7 +122,10 @@ async fn try_server(
     let socket = connect(&front.gateway, pick)
         .await
         .map_err(Failed::HereOnly)?;
-    ask(socket, request).await
+    match timeout(ANSWER_WITHIN, ask(socket, request)).await {
+        Ok(answered) => answered,
+        Err(_) => Err(Failed::ForGood(Refusal::late(ANSWER_WITHIN))),
+    }
 }
 
 async fn ask(socket: Socket, request: Request<Empty<Bytes>>) -> Result<Reply, Failed> {

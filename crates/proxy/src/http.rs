@@ -4,6 +4,8 @@
 //! A request is sent a second time only if the first server cannot have acted on it: it
 //! was not sent, or it is idempotent and has no body (RFC 9110 section 9.2.2).
 
+use std::time::Duration;
+
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -11,6 +13,7 @@ use http_body_util::{Either, Empty};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
 
 use crate::access::Access;
 use crate::answer::{Refusal, causes};
@@ -24,6 +27,10 @@ use crate::target::{is_chunked_at_most, takes_trailers};
 
 /// Bound for a server's head, and for what hyper holds of a body.
 const BUFFER: usize = 64 * 1024;
+
+/// How long a server may take to begin its answer, once it has the request's head. Long-polling
+/// waits on purpose, and a body may be long on its way.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5 * 60);
 
 /// How wsgate speaks to servers.
 pub(crate) fn builder() -> http1::Builder {
@@ -120,7 +127,10 @@ async fn send(
     mut sender: Sender,
     request: Request<Outgoing>,
 ) -> Result<Response<Incoming>, Failed> {
-    let mut failed = match sender.try_send_request(request).await {
+    let Ok(answered) = timeout(ANSWER_WITHIN, sender.try_send_request(request)).await else {
+        return Err(Failed::ForGood(Refusal::late(ANSWER_WITHIN)));
+    };
+    let mut failed = match answered {
         Ok(response) => {
             front.gateway.pool.give_back(pick.server().number, sender);
             return Ok(response);

@@ -11,9 +11,9 @@ pub trait Ledger: Send + Sync + 'static {
     fn add(&self, figure: Figure, n: u64);
     /// Takes from a gauge.
     fn sub(&self, gauge: Figure, n: u64);
-    /// Live tunnels in the whole gateway.
+    /// Live tunnels, and handshakes under way ([`Figure::Opening`]), in the whole gateway.
     fn tunnels(&self) -> u64;
-    /// Live tunnels in this process.
+    /// The same in this process.
     fn tunnels_here(&self) -> u64;
     /// Live tunnels to a server in the whole gateway, by the server's number.
     fn tunnels_to(&self, server: u32) -> u64;
@@ -24,6 +24,8 @@ pub trait Ledger: Send + Sync + 'static {
 pub enum Figure {
     /// Live tunnels (gauge).
     Tunnels,
+    /// Handshakes under way: places that are as good as taken (gauge).
+    Opening,
     /// Tunnels opened.
     TunnelsOpened,
     /// Tunnels ended.

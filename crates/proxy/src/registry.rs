@@ -8,7 +8,6 @@
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,8 +62,6 @@ impl ClosePlan {
 pub(crate) struct Registry {
     ledger: Arc<dyn Ledger>,
     state: Mutex<State>,
-    /// Handshakes under way: places that are as good as taken.
-    opening: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -81,17 +78,18 @@ impl Registry {
         Arc::new(Self {
             ledger,
             state: Mutex::default(),
-            opening: AtomicU64::new(0),
         })
     }
 
     /// A place for one more tunnel, if the whole gateway has fewer than `all` and this process
     /// fewer than `here`.
     pub(crate) fn reserve(self: &Arc<Self>, all: Option<u64>, here: u64) -> Option<Reservation> {
+        // First taken, then counted: of two processes that take the last place at the same
+        // moment both may be refused, but never are both served.
         let reservation = Reservation(Arc::clone(self));
-        let before = self.opening.fetch_add(1, Ordering::Relaxed);
-        let has_room = self.ledger.tunnels_here() + before < here
-            && all.is_none_or(|all| self.ledger.tunnels() + before < all);
+        self.ledger.add(Figure::Opening, 1);
+        let has_room = self.ledger.tunnels_here() <= here
+            && all.is_none_or(|all| self.ledger.tunnels() <= all);
         has_room.then_some(reservation)
     }
 
@@ -228,7 +226,7 @@ pub(crate) struct Reservation(Arc<Registry>);
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.0.opening.fetch_sub(1, Ordering::Relaxed);
+        self.0.ledger.sub(Figure::Opening, 1);
     }
 }
 

@@ -3,7 +3,6 @@
 //! Messages go out through a queue: a worker that does not read must not hold up
 //! the supervisor. When its queue is full it has not read for a long time, and is killed.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,7 +49,9 @@ struct Shared {
 #[derive(Default)]
 struct Asked {
     last_nonce: u64,
-    waiting: HashMap<u64, oneshot::Sender<()>>,
+    /// The question that has not been answered yet.
+    under_way: Option<u64>,
+    waiting: Vec<oneshot::Sender<()>>,
     last_heard: Option<Instant>,
 }
 
@@ -90,7 +91,7 @@ impl Link {
             shared,
         };
         let channel = Arc::new(channel);
-        tokio::spawn(send_queued(channel.clone(), queue));
+        tokio::spawn(link.clone().send_queued(channel.clone(), queue));
         tokio::spawn(link.clone().hear(channel, events.clone()));
         Ok(link)
     }
@@ -115,25 +116,28 @@ impl Link {
 
     /// Kills the process. Its end comes as an event.
     pub(crate) fn kill(&self) {
-        if let Err(error) = self.shared.process.signal(Signal::SIGKILL) {
-            tracing::debug!(pid = self.pid, %error, "worker not killed");
-        }
+        kill(&self.shared.process);
     }
 
-    /// Asks the worker for a sign of life.
+    /// Asks the worker for a sign of life. One question at a time is under way: a worker
+    /// that answers none is not buried in them.
     pub(crate) async fn ping(&self) -> Result<(), Unresponsive> {
         let (sender, answer) = oneshot::channel();
         let nonce = {
             let mut asked = self.asked();
-            asked.last_nonce += 1;
-            let nonce = asked.last_nonce;
-            asked.waiting.insert(nonce, sender);
-            nonce
+            asked.waiting.retain(|waiting| !waiting.is_closed());
+            asked.waiting.push(sender);
+            let free = asked.under_way.is_none();
+            free.then(|| {
+                asked.last_nonce += 1;
+                asked.under_way = Some(asked.last_nonce);
+                asked.last_nonce
+            })
         };
-        self.send(ToWorker::Ping { nonce });
-        let answered = tokio::time::timeout(ANSWER_WITHIN, answer).await;
-        self.asked().waiting.remove(&nonce);
-        match answered {
+        if let Some(nonce) = nonce {
+            self.send(ToWorker::Ping { nonce });
+        }
+        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Unresponsive),
         }
@@ -184,7 +188,10 @@ impl Link {
         let mut asked = self.asked();
         asked.last_heard = Some(Instant::now());
         if let FromWorker::Pong { nonce } = message {
-            if let Some(waiting) = asked.waiting.remove(&nonce) {
+            if asked.under_way == Some(nonce) {
+                asked.under_way = None;
+            }
+            for waiting in asked.waiting.drain(..) {
                 // Whoever asked may have stopped waiting.
                 let _ = waiting.send(());
             }
@@ -193,19 +200,43 @@ impl Link {
         drop(asked);
         drop(events.send(Event::Said(self.id, message)));
     }
+
+    /// Sends what is queued, in order, until the worker or the supervisor is gone. A worker
+    /// that misses a message is of no use any more.
+    async fn send_queued(self, channel: Arc<Channel>, mut queue: mpsc::Receiver<Outgoing>) {
+        // Else the queue would never end: this task holds a sender of it.
+        let Self { pid, shared, .. } = self;
+        while let Some(Outgoing { message, fds }) = queue.recv().await {
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
+            let sent = match serde_json::to_vec(&message) {
+                Ok(bytes) => channel.send(&bytes, &fds).await,
+                Err(error) => Err(error.into()),
+            };
+            match sent {
+                Ok(()) => {}
+                Err(error) if is_gone(&error) => return,
+                Err(error) => {
+                    tracing::error!(pid, %error, "a message to a worker was not sent: the worker is ended");
+                    kill(&shared.process);
+                    return;
+                }
+            }
+        }
+    }
 }
 
-/// Sends what is queued, in order, until the worker or the supervisor is gone.
-async fn send_queued(channel: Arc<Channel>, mut queue: mpsc::Receiver<Outgoing>) {
-    while let Some(Outgoing { message, fds }) = queue.recv().await {
-        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
-        let sent = match serde_json::to_vec(&message) {
-            Ok(bytes) => channel.send(&bytes, &fds).await,
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = sent {
-            tracing::debug!(%error, "message to a worker not sent");
-            return;
-        }
+/// The other end is closed: the worker has ended, or is about to.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionRefused | ConnectionReset | NotConnected
+    )
+}
+
+/// Its end comes as an event.
+fn kill(process: &Process) {
+    if let Err(error) = process.signal(Signal::SIGKILL) {
+        tracing::debug!(pid = process.pid(), %error, "worker not killed");
     }
 }

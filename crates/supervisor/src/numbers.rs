@@ -29,16 +29,16 @@ impl Numbers {
         config: &mut Config,
         living: impl Iterator<Item = &'a Config> + Clone,
     ) -> Result<(), Full> {
-        let routes = living
+        let mut routes: BTreeSet<u32> = living
             .clone()
             .flat_map(|config| config.routes.iter().map(|route| route.number))
             .collect();
-        let servers = living
+        let mut servers: BTreeSet<u32> = living
             .flat_map(|config| config.upstreams.values())
             .flat_map(|upstream| upstream.servers.iter().map(|server| server.number))
             .collect();
         for route in &mut config.routes {
-            let number = self.routes.number(route.name(), &routes, board::ROUTES);
+            let number = self.routes.number(route.name(), &mut routes, board::ROUTES);
             route.number = number.ok_or(Full {
                 what: "routes",
                 most: board::ROUTES,
@@ -47,7 +47,7 @@ impl Numbers {
         for (name, upstream) in &mut config.upstreams {
             for server in &mut upstream.servers {
                 let key = (name.clone(), server.address.to_string());
-                let number = self.servers.number(key, &servers, board::SERVERS);
+                let number = self.servers.number(key, &mut servers, board::SERVERS);
                 server.number = number.ok_or(Full {
                     what: "servers",
                     most: board::SERVERS,
@@ -85,34 +85,41 @@ impl Numbers {
 #[derive(Debug)]
 struct Book<K> {
     numbers: BTreeMap<K, u32>,
+    /// Numbers have been given anew: they are no longer those from 0 on.
+    recycled: bool,
 }
 
 impl<K> Default for Book<K> {
     fn default() -> Self {
         Self {
             numbers: BTreeMap::new(),
+            recycled: false,
         }
     }
 }
 
 impl<K: Ord + Clone> Book<K> {
-    fn number(&mut self, key: K, in_use: &BTreeSet<u32>, most: usize) -> Option<u32> {
-        if let Some(number) = self.numbers.get(&key) {
-            return Some(*number);
-        }
-        if self.numbers.len() >= most {
-            // Only now: a name that comes back finds its figures again.
-            self.numbers.retain(|_, number| in_use.contains(number));
-        }
-        let taken: BTreeSet<u32> = self.numbers.values().copied().collect();
-        let next = taken.last().map_or(0, |last| last + 1);
-        let number = if (next as usize) < most {
-            next
-        } else {
-            (0..most as u32).find(|n| !taken.contains(n))?
+    /// The number of a name, which joins those in use.
+    fn number(&mut self, key: K, in_use: &mut BTreeSet<u32>, most: usize) -> Option<u32> {
+        let known = self.numbers.get(&key).copied();
+        let number = match known {
+            Some(number) => number,
+            None => self.free(in_use, most)?,
         };
         self.numbers.insert(key, number);
+        in_use.insert(number);
         Some(number)
+    }
+
+    fn free(&mut self, in_use: &BTreeSet<u32>, most: usize) -> Option<u32> {
+        let next = self.numbers.len();
+        if next < most && !self.recycled {
+            return u32::try_from(next).ok();
+        }
+        // Only now: a name that comes back before finds its figures again.
+        self.recycled = true;
+        self.numbers.retain(|_, number| in_use.contains(number));
+        (0..most as u32).find(|number| !in_use.contains(number))
     }
 }
 
@@ -123,21 +130,34 @@ mod tests {
     #[test]
     fn a_name_keeps_its_number() {
         let mut book = Book::default();
-        let none = BTreeSet::new();
-        assert_eq!(book.number("a", &none, 8), Some(0));
-        assert_eq!(book.number("b", &none, 8), Some(1));
-        assert_eq!(book.number("a", &none, 8), Some(0));
+        let used = &mut BTreeSet::new();
+        assert_eq!(book.number("a", used, 8), Some(0));
+        assert_eq!(book.number("b", used, 8), Some(1));
+        assert_eq!(book.number("a", used, 8), Some(0));
     }
 
     #[test]
-    fn a_full_book_forgets_only_what_no_generation_uses() {
+    fn a_full_book_forgets_only_what_nobody_uses() {
         let mut book = Book::default();
-        let used = BTreeSet::from([0, 2]);
+        let used = &mut BTreeSet::new();
         for (name, number) in [("a", 0), ("b", 1), ("c", 2)] {
-            assert_eq!(book.number(name, &used, 3), Some(number));
+            assert_eq!(book.number(name, used, 3), Some(number));
         }
-        assert_eq!(book.number("d", &used, 3), Some(1));
-        assert_eq!(book.number("a", &used, 3), Some(0));
-        assert_eq!(book.number("e", &BTreeSet::from([0, 1, 2]), 3), None);
+        let used = &mut BTreeSet::from([0, 2]);
+        assert_eq!(book.number("d", used, 3), Some(1));
+        assert_eq!(book.number("a", used, 3), Some(0));
+        assert_eq!(book.number("e", used, 3), None);
+    }
+
+    #[test]
+    fn two_new_names_of_one_configuration_never_share_a_number() {
+        let mut book = Book::default();
+        for name in ["a", "b", "c"] {
+            book.number(name, &mut BTreeSet::new(), 3);
+        }
+        let used = &mut BTreeSet::new();
+        let numbers = ["p", "q", "r"].map(|name| book.number(name, used, 3));
+        assert_eq!(numbers, [Some(0), Some(1), Some(2)]);
+        assert_eq!(book.number("p", used, 3), Some(0));
     }
 }

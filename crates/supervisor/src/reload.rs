@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use wsgate_config::{Config, Errors, Loaded, Sources};
 use wsgate_lifecycle::{Failure, Generation, Phase};
 use wsgate_os::systemd;
-use wsgate_protocol::admin::{LastReload, ReloadOutcome, Reloaded};
+use wsgate_protocol::admin::{LastReload, ReloadOutcome, Reloaded, Unchanged};
 
 use crate::admin;
 use crate::event::{Event, Read};
@@ -159,7 +159,8 @@ impl Supervisor {
             Err(errors) => return self.refuse_errors(waiters, &errors),
         };
         if let Some(generation) = self.unchanged(&loaded) {
-            return self.finish(waiters, &ReloadOutcome::Unchanged { generation });
+            let unchanged = self.unchanged_outcome(generation);
+            return self.finish(waiters, &unchanged);
         }
         match self.prepare(loaded) {
             Ok(candidate) => self.launch(Candidate {
@@ -212,6 +213,21 @@ impl Supervisor {
         let watch = running.config.reload.watch;
         self.rearm_watch(&loaded.sources, watch);
         Some(generation)
+    }
+
+    fn unchanged_outcome(&self, generation: Generation) -> ReloadOutcome {
+        let draining = self.draining();
+        let since = self
+            .running
+            .as_ref()
+            .map(|running| running.content.active_since);
+        ReloadOutcome::Unchanged(Unchanged {
+            generation,
+            active_since: admin::time_of_day(since.unwrap_or(self.started_at)),
+            draining_tunnels: draining.tunnels,
+            draining_generations: draining.generations,
+            deadline_at: draining.deadline.map(admin::time_of_day_at),
+        })
     }
 
     /// Everything that can fail without a process: what must not change, new addresses, numbers.
@@ -300,7 +316,8 @@ impl Supervisor {
             Some(address) => admin::listen_http(address)
                 .map(|listener| Some((address, listener)))
                 .map_err(|error| {
-                    Refused::Other(format!("[admin] http: cannot listen on {address}: {error}"))
+                    let error = crate::sockets::Error::new(address, error);
+                    Refused::Other(format!("[admin] http: {error}"))
                 }),
         }
     }
@@ -390,6 +407,8 @@ impl Supervisor {
             ..
         } = *candidate;
         match failure {
+            // A stop before the first commit is a stop, and no failure.
+            Some(_) if self.running.is_none() && self.lifecycle.phase() != Phase::Running => {}
             Some(why) if self.running.is_none() => {
                 self.end = Some(Err(Error::FirstGeneration(why)))
             }

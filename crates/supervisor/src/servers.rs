@@ -23,6 +23,11 @@ impl ServerStates {
             .unwrap_or_default()
     }
 
+    /// How many servers are not ready.
+    pub(crate) fn len(&self) -> usize {
+        self.states.len()
+    }
+
     /// Sets a state and returns the one before.
     pub(crate) fn set(&mut self, upstream: &str, address: &str, state: ServerState) -> ServerState {
         let key = (upstream.to_owned(), address.to_owned());

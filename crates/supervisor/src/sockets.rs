@@ -19,8 +19,29 @@ const UNIX_MODE: u32 = 0o666;
 
 /// A listener's address cannot be had; the kernel's answer names it.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen: {0}{hint}", hint = hint(.0))]
-pub struct Error(io::Error);
+#[error("cannot listen on {address}: {reason}{hint}", reason = reason(address, source), hint = hint(source))]
+pub struct Error {
+    address: String,
+    source: io::Error,
+}
+
+impl Error {
+    pub(crate) fn new(address: impl ToString, source: io::Error) -> Self {
+        let address = address.to_string();
+        Self { address, source }
+    }
+}
+
+/// The kernel's answer, without the address that stands before it already.
+fn reason(address: &str, source: &io::Error) -> String {
+    let text = source.to_string();
+    let path = address.strip_prefix("unix:").unwrap_or(address);
+    let named = [format!("binding {address}: "), format!("{path}: ")];
+    let short = named
+        .iter()
+        .find_map(|prefix| text.strip_prefix(prefix.as_str()));
+    short.unwrap_or(&text).to_owned()
+}
 
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
@@ -69,14 +90,16 @@ impl Sockets {
         let mut staged = Staged::default();
         for listener in &config.listeners {
             let address = &listener.address;
+            let failed = |source| Error::new(address, source);
             match self.listeners.get(address) {
                 None => {
-                    let behind = bind(address, config.workers).map_err(Error)?;
+                    let probe = !self.overlaps(address);
+                    let behind = bind(address, config.workers, probe).map_err(failed)?;
                     staged.listeners.insert(address.clone(), behind);
                 }
                 Some(Behind::Tcp { bound, slots }) => {
                     for _ in slots.len()..config.workers {
-                        let socket = Arc::new(socket::bind_reuseport(*bound).map_err(Error)?);
+                        let socket = Arc::new(socket::bind_reuseport(*bound).map_err(failed)?);
                         staged.slots.push((address.clone(), socket));
                     }
                 }
@@ -84,6 +107,21 @@ impl Sockets {
             }
         }
         Ok(staged)
+    }
+
+    /// Whether a listener of ours has the same port by a wildcard address, or the other way
+    /// round: the two may stand beside each other until the commit lets go of the old one.
+    fn overlaps(&self, address: &ListenAddress) -> bool {
+        let ListenAddress::Tcp(wanted) = address else {
+            return false;
+        };
+        self.listeners.values().any(|behind| match behind {
+            Behind::Tcp { bound, .. } => {
+                let wildcard = wanted.ip().is_unspecified() || bound.ip().is_unspecified();
+                bound.port() == wanted.port() && bound.is_ipv4() == wanted.is_ipv4() && wildcard
+            }
+            Behind::Unix { .. } => false,
+        })
     }
 
     /// Takes the staged sockets over and lets them listen; lets go of listeners that
@@ -178,11 +216,13 @@ impl Drop for Behind {
     }
 }
 
-fn bind(address: &ListenAddress, slots: usize) -> io::Result<Behind> {
+fn bind(address: &ListenAddress, slots: usize, probe: bool) -> io::Result<Behind> {
     match address {
         ListenAddress::Tcp(address) => {
             // Two wsgates of one user could otherwise share the port silently.
-            socket::probe(*address)?;
+            if probe {
+                socket::probe(*address)?;
+            }
             let first = socket::bind_reuseport(*address)?;
             let bound = socket::local_addr(first.as_fd())?;
             let mut sockets = vec![Arc::new(first)];

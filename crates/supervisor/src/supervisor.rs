@@ -245,7 +245,10 @@ impl Supervisor {
                 tracing::info!(signal = name, pid, uid, "stop asked for");
                 self.interrupts += u32::from(signal == libc::SIGINT);
                 let now = self.interrupts > u32::from(!self.options.stop_at_first_interrupt);
-                self.request_stop(now);
+                let stopping = self.request_stop(now);
+                if signal == libc::SIGINT && !now && stopping.tunnels > 0 {
+                    tracing::info!(tunnels = stopping.tunnels, "another Ctrl-C closes them now");
+                }
             }
             libc::SIGUSR1 => self.reopen_logs(),
             _ => tracing::info!(signal = name, pid, uid, "signal ignored"),

@@ -1,7 +1,7 @@
 //! Figures of the whole gateway: what the board says now, and what dead workers left.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use wsgate_os::board::{BLOCKS, Board};
 use wsgate_protocol::admin::Totals;
@@ -58,7 +58,8 @@ impl Figures {
                 .board
                 .general(block, cell.index())
                 .load(Ordering::Relaxed);
-            *self.kept.entry(cell.index()).or_default() += n;
+            let kept = self.kept.entry(cell.index()).or_default();
+            *kept = kept.wrapping_add(n);
         }
         for (_, number) in numbers.servers() {
             let read = |cell| {
@@ -67,10 +68,10 @@ impl Figures {
                     .load(Ordering::Relaxed)
             };
             let (opened, failures) = (read(server::OPENED), read(server::CONNECT_FAILURES));
-            if opened + failures > 0 {
+            if (opened, failures) != (0, 0) {
                 let kept = self.kept_servers.entry(number).or_default();
-                kept[0] += opened;
-                kept[1] += failures;
+                kept[0] = kept[0].wrapping_add(opened);
+                kept[1] = kept[1].wrapping_add(failures);
             }
         }
         self.board.clear(block);
@@ -79,16 +80,12 @@ impl Figures {
 
     /// Tunnels of one worker.
     pub(crate) fn tunnels_of(&self, block: usize) -> u64 {
-        self.board
-            .general(block, Cell::Tunnels.index())
-            .load(Ordering::Relaxed)
+        sane(self.board.general(block, Cell::Tunnels.index()))
     }
 
     /// Tunnels of one worker to one server.
     pub(crate) fn tunnels_of_to(&self, block: usize, number: u32) -> u64 {
-        self.board
-            .server(block, number as usize, server::TUNNELS)
-            .load(Ordering::Relaxed)
+        sane(self.board.server(block, number as usize, server::TUNNELS))
     }
 
     /// Tunnels by a route: all, and those with a deadline.
@@ -107,8 +104,8 @@ impl Figures {
         ServerFigures {
             tunnels: sum(server::TUNNELS),
             draining: sum(server::DRAINING),
-            opened: sum(server::OPENED) + kept[0],
-            connect_failures: sum(server::CONNECT_FAILURES) + kept[1],
+            opened: sum(server::OPENED).wrapping_add(kept[0]),
+            connect_failures: sum(server::CONNECT_FAILURES).wrapping_add(kept[1]),
         }
     }
 
@@ -145,6 +142,11 @@ impl Figures {
             ..Totals::default()
         }
     }
+}
+
+/// A gauge as a worker wrote it. A worker gone wild must not bring the supervisor's sums down.
+fn sane(gauge: &AtomicU64) -> u64 {
+    gauge.load(Ordering::Relaxed).min(u64::from(u32::MAX))
 }
 
 /// The general cells that are totals; the others are gauges.

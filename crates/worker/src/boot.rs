@@ -80,11 +80,17 @@ impl Booted {
             source,
         })?;
         let ledger = Arc::new(BoardLedger::new(board, boot.block));
+        // Each connection may need a second descriptor, for its server. Some are kept for
+        // clients that have to be told that the gateway is full.
+        let pairs = descriptors.saturating_sub(DESCRIPTORS_BESIDE_TUNNELS) / 2;
+        let refusals = (pairs / 16).max(1);
+        let tunnels_here = pairs.saturating_sub(refusals).max(1);
         let config = Arc::new(config);
         let gateway = Gateway::new(Settings {
             config: config.clone(),
             id_prefix: format!("{:x}-{:x}", boot.instance, boot.worker),
-            tunnels_here: descriptors.saturating_sub(DESCRIPTORS_BESIDE_TUNNELS) / 2,
+            tunnels_here,
+            connections_here: usize::try_from(tunnels_here + refusals).unwrap_or(usize::MAX),
             ledger: ledger.clone(),
             states: states(&boot.states),
         });

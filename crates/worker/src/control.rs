@@ -3,6 +3,7 @@
 //! When the supervisor is gone the worker accepts nothing more and drains.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,10 @@ use crate::{Error, hooks};
 /// What tunnels get beyond the deadline for their polite close.
 const OVERTIME: Duration = Duration::from_secs(5);
 
+/// The same for everything else. Before the supervisor's patience is over, which is
+/// [`OVERTIME`]: what is cut here is in the log.
+const CUT_AFTER: Duration = Duration::from_millis(4_500);
+
 /// A listening socket that is not accepted from yet.
 struct Held {
     listener: String,
@@ -32,6 +37,8 @@ pub(crate) struct Control {
     held: BTreeMap<Option<usize>, Vec<Held>>,
     accepting: BTreeMap<Option<usize>, Vec<Acceptor>>,
     retired: bool,
+    /// When what has outstayed the drain is cut.
+    cut_at: Option<Instant>,
 }
 
 /// Whether to go on.
@@ -48,6 +55,7 @@ impl Control {
             held: BTreeMap::new(),
             accepting: BTreeMap::new(),
             retired: false,
+            cut_at: None,
         }
     }
 
@@ -58,6 +66,10 @@ impl Control {
         loop {
             let message = tokio::select! {
                 message = self.channel.recv() => message,
+                () = sleep_until(self.cut_at) => {
+                    tracing::warn!("the deadline has passed: connections that are left are cut");
+                    return Ok(());
+                }
                 () = gateway.empty(), if self.retired && !said_empty => {
                     said_empty = true;
                     self.say(&FromWorker::Empty).await;
@@ -74,6 +86,11 @@ impl Control {
                         return Err(error);
                     }
                 },
+                // Descriptors were lost for want of room, and with them what they were for. The
+                // rest goes on.
+                Err(error) if error.kind() == ErrorKind::InvalidData => {
+                    tracing::error!(%error, "a message of the supervisor was lost");
+                }
                 Ok(None) => {
                     self.outlive_supervisor("the supervisor is gone").await;
                     return Ok(());
@@ -163,7 +180,13 @@ impl Control {
 
     fn retire(&mut self, last_of: &[String], plan: &ClosePlan) {
         self.stop_accepting(|listener| last_of.iter().any(|last| last == listener));
-        self.booted.gateway.retire(&translate(plan));
+        let plan = translate(plan);
+        let deadline = plan
+            .windows
+            .last()
+            .map_or_else(Instant::now, |(_, end)| *end);
+        self.cut_at = Some(deadline + CUT_AFTER);
+        self.booted.gateway.retire(&plan);
     }
 
     fn stop_accepting(&mut self, is_last: impl Fn(&str) -> bool) {
@@ -260,6 +283,13 @@ pub(crate) async fn report_failure(channel: &Channel, error: &Error) {
 
 async fn say(channel: &Channel, message: &FromWorker) -> std::io::Result<()> {
     channel.send(&serde_json::to_vec(message)?, &[]).await
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A plan's times are relative to its receipt, which is now.

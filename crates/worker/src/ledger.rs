@@ -1,6 +1,6 @@
 //! The board as the data path sees it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use wsgate_os::board::Board;
 use wsgate_protocol::board::{Cell, STATUSES, route, server};
@@ -31,6 +31,7 @@ impl BoardLedger {
         let (board, block) = (&self.board, self.block);
         match figure {
             Figure::Tunnels => self.general(Cell::Tunnels),
+            Figure::Opening => self.general(Cell::Opening),
             Figure::TunnelsOpened => self.general(Cell::TunnelsOpened),
             Figure::Ended(cause) => self.general(Cell::Ended(cause as usize)),
             Figure::Connections => self.general(Cell::Connections),
@@ -68,11 +69,15 @@ impl Ledger for BoardLedger {
     }
 
     fn tunnels(&self) -> u64 {
-        self.board.sum_general(Cell::Tunnels.index())
+        // Sequentially consistent with `add`: see `Registry::reserve`.
+        fence(Ordering::SeqCst);
+        let sum = |cell: Cell| self.board.sum_general(cell.index());
+        sum(Cell::Tunnels) + sum(Cell::Opening)
     }
 
     fn tunnels_here(&self) -> u64 {
-        self.general(Cell::Tunnels).load(Ordering::Relaxed)
+        let load = |cell: Cell| self.general(cell).load(Ordering::Relaxed);
+        load(Cell::Tunnels) + load(Cell::Opening)
     }
 
     fn tunnels_to(&self, server: u32) -> u64 {
@@ -110,7 +115,7 @@ mod tests {
         one.add(Figure::ServerTunnels(7), 2);
         one.add(Figure::Tunnels, 2);
         other.add(Figure::ServerTunnels(7), 1);
-        other.add(Figure::Tunnels, 1);
+        other.add(Figure::Opening, 1);
         assert_eq!(other.tunnels_to(7), 3);
         assert_eq!((one.tunnels(), one.tunnels_here()), (3, 2));
         one.sub(Figure::ServerTunnels(7), 2);

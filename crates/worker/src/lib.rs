@@ -73,7 +73,10 @@ pub fn run() -> ExitCode {
             });
         }
     };
-    match runtime.block_on(serve()) {
+    let outcome = runtime.block_on(serve());
+    // A look-up of a name that hangs must not hold up the end.
+    runtime.shutdown_background();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error),
     }

@@ -16,6 +16,9 @@ use crate::boot::Booted;
 /// What is written at once; a pipe holds 64 KiB.
 const CHUNK: usize = 32 * 1024;
 
+/// How long the reader may take nothing: its client may be slow, but not for ever.
+const WRITE_WITHIN: Duration = Duration::from_secs(30);
+
 /// Who lists.
 #[derive(Clone, Copy)]
 pub(crate) struct Lister {
@@ -50,11 +53,13 @@ impl Lister {
                 chunk.push(b'\n');
             }
             if chunk.len() >= CHUNK {
-                pipe.write_all(&chunk).await?;
+                write(&mut pipe, &chunk).await?;
                 chunk.clear();
             }
         }
-        pipe.write_all(&chunk).await
+        // An empty line tells a whole list from one that broke off.
+        chunk.push(b'\n');
+        write(&mut pipe, &chunk).await
     }
 
     fn describe(self, record: &Record) -> Tunnel {
@@ -92,6 +97,13 @@ impl Lister {
             subprotocol: record.subprotocol.as_deref().map(str::to_owned),
             unframed: record.unframed(),
         }
+    }
+}
+
+async fn write(pipe: &mut pipe::Sender, chunk: &[u8]) -> io::Result<()> {
+    match tokio::time::timeout(WRITE_WITHIN, pipe.write_all(chunk)).await {
+        Ok(written) => written,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 

@@ -87,7 +87,7 @@ fn socket_without_scheme(text: &str) -> Result<PathBuf, Complaint> {
             format!("`{text}` is not an absolute path"),
             format!("write the path alone: \"{path}\""),
         )),
-        None => address::socket_path(text),
+        None => address::socket_path(text, DEFAULT_ADMIN_SOCKET),
     }
 }
 
@@ -103,11 +103,15 @@ fn log(mut section: Section<'_>) -> Log {
     let log = Log {
         level: section.read("level", LogLevel::Info, |it| it.word(&LEVELS)),
         format: section.read("format", LogFormat::Text, |it| it.word(&FORMATS)),
-        file: section.optional("file", |it| it.read(address::absolute_path)),
+        file: section.optional("file", |it| it.read(log_file)),
         access: section.read("access", true, access),
     };
     section.finish(&[]);
     log
+}
+
+fn log_file(text: &str) -> Result<PathBuf, Complaint> {
+    address::absolute_path(text, "/var/log/wsgate/wsgate.log")
 }
 
 fn access(value: &Value<'_>) -> Result<bool, Complaint> {

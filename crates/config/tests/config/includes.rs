@@ -77,7 +77,14 @@ fn a_pattern_may_find_nothing_but_a_name_must_be_there() {
     // That `more` does not exist cannot be known.
     assert_eq!(errors.len(), 2, "{errors}");
     let error = errors.iter().next().unwrap();
-    assert!(error.message.starts_with("there is no file"), "{error}");
+    let missing = dir.path().join("more.toml");
+    let message = format!(
+        "cannot read the included `{}`: there is no such file",
+        missing.display()
+    );
+    assert_eq!(error.message, message);
+    let help = error.help.as_deref().unwrap();
+    assert!(help.contains("correct the name"), "{help}");
     assert_eq!((error.line(), error.column()), (Some(1), Some(12)));
 }
 
@@ -172,10 +179,84 @@ fn files_that_cannot_be_read_are_named() {
         shown.contains("wsgate.toml`: there is no such file"),
         "{shown}"
     );
+    let help = "= help: put the file there, or start wsgate with another --config";
+    assert!(shown.contains(help), "{shown}");
 
     fs::create_dir(main_of(&dir)).unwrap();
     let shown = refused(&dir).to_string();
     assert!(shown.contains("not a regular file"), "{shown}");
+    assert!(shown.contains(help), "{shown}");
+
+    let dir = directory(&[("wsgate.toml", &"#".repeat((1 << 20) + 1))]);
+    let shown = refused(&dir).to_string();
+    assert!(shown.contains("larger than 1 MiB"), "{shown}");
+    assert!(shown.contains("move parts of it to files"), "{shown}");
+}
+
+#[test]
+fn an_included_file_that_cannot_be_read_is_shown_where_it_is_included() {
+    let main = format!("workers = 1\ninclude = ['sub', 'conf.d/*.toml']\n{SMALL}");
+    let dir = directory(&[
+        ("wsgate.toml", &main),
+        ("sub/x.toml", ""),
+        ("conf.d/a.toml/x", ""),
+        ("conf.d/b.toml", &"#".repeat((1 << 20) + 1)),
+        ("conf.d/d.toml", "zebra = 1\n"),
+    ]);
+    std::os::unix::fs::symlink("nothing", dir.path().join("conf.d/c.toml")).unwrap();
+    let errors = refused(&dir);
+    let said: Vec<_> = errors
+        .iter()
+        .map(|error| {
+            let message = error.message.replace(dir.path().to_str().unwrap(), "");
+            let place = error.line().zip(error.column()).unwrap();
+            (place, message, error.help.clone().unwrap())
+        })
+        .collect();
+    let line = "2 | include = ['sub', 'conf.d/*.toml']";
+    let expected = [
+        (
+            (2, 12),
+            "`/sub`: not a regular file",
+            "write \"sub/*.toml\"",
+        ),
+        (
+            (2, 19),
+            "`/conf.d/a.toml`: not a regular file",
+            "change `include`",
+        ),
+        (
+            (2, 19),
+            "`/conf.d/b.toml`: larger than 1 MiB",
+            "divide it into several files",
+        ),
+        (
+            (2, 19),
+            "`/conf.d/c.toml`: there is no such file",
+            "a link to nothing",
+        ),
+    ];
+    assert_eq!(said.len(), expected.len() + 1, "{errors}");
+    for (error, (said, (place, message, help))) in errors.iter().zip(said.iter().zip(expected)) {
+        assert_eq!(error.path, main_of(&dir));
+        assert_eq!(said.0, place, "{error}");
+        assert_eq!(said.1, format!("cannot read the included {message}"));
+        assert!(said.2.contains(help), "{error}");
+        assert!(error.render().contains(line), "{error}");
+    }
+    // What could be read is checked all the same.
+    assert_eq!(said[4].1, "unknown key `zebra`");
+}
+
+#[test]
+fn a_file_that_two_entries_find_is_read_once() {
+    let main = format!("include = ['conf.d/a.toml', 'conf.d/*.toml']\n{SMALL}");
+    let dir = directory(&[("wsgate.toml", &main), ("conf.d/a.toml", "")]);
+    assert_eq!(load(&main_of(&dir)).unwrap().sources.files.len(), 2);
+    let dir = directory(&[("wsgate.toml", &main), ("conf.d/a.toml/x", "")]);
+    let errors = refused(&dir);
+    assert_eq!(errors.len(), 1, "{errors}");
+    assert_eq!(errors.iter().next().unwrap().column(), Some(12));
 }
 
 #[test]

@@ -74,13 +74,13 @@ fn what_a_damaged_line_may_have_said_is_not_missed() {
 #[test]
 fn text_of_every_kind_in_the_wrong_place_says_what_to_write() {
     for (line, message, help) in [
-        ("workers = 0", "cannot be 0", "from 1 to 1024"),
+        ("workers = 0", "cannot be 0", "from 1 to 256"),
         (
             "workers = '4'",
             "must be a number",
             "write 4 without quotes",
         ),
-        ("workers = 1.5", "with a point", "from 1 to 1024"),
+        ("workers = 1.5", "with a point", "from 1 to 256"),
         ("drain = 5", "`drain` must be a section", "[drain]"),
         ("drain.grace = '10'", "has no unit", "\"10s\""),
         ("drain.grace = '0s'", "too short", "1ms"),
@@ -98,7 +98,21 @@ fn text_of_every_kind_in_the_wrong_place_says_what_to_write() {
             "must be true or false",
             "without quotes",
         ),
-        ("log.file = 'a.log'", "not an absolute path", "slash"),
+        (
+            "log.file = 'a.log'",
+            "not an absolute path",
+            "\"/var/log/wsgate/a.log\"",
+        ),
+        (
+            "log.file = '/var/log/'",
+            "not a file's path",
+            "\"/var/log/wsgate/wsgate.log\"",
+        ),
+        (
+            "admin.socket = 'a.sock'",
+            "not an absolute path",
+            "\"/run/wsgate/a.sock\"",
+        ),
         (
             "admin.socket = 'unix:/run/a'",
             "not an absolute path",

@@ -6,6 +6,8 @@ mod status;
 mod stop;
 mod tunnels;
 
+use std::time::Duration;
+
 use clap::CommandFactory;
 use wsgate_protocol::admin::{ServerState, ServerStateRequest};
 
@@ -14,9 +16,12 @@ use crate::client::Client;
 use crate::console::Console;
 use crate::error::CtlError;
 
+/// How long a supervisor may take for an answer that it has at hand.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Does what the command line asks for.
 pub(crate) async fn dispatch(args: &CtlArgs, console: &mut Console<'_>) -> Result<(), CtlError> {
-    let client = Client::new(&args.socket);
+    let client = Client::new(&args.socket, patience(args));
     let json = args.json;
     match &args.command {
         Command::Status => status::status(&client, json, console).await,
@@ -38,6 +43,14 @@ pub(crate) async fn dispatch(args: &CtlArgs, console: &mut Console<'_>) -> Resul
         }
         Command::Maint { target } => put(&client, target, ServerState::Maint, json, console).await,
         Command::Completions { shell } => completions(*shell, console),
+    }
+}
+
+/// None where `--timeout` bounds the whole, and where the answer has to wait for something.
+fn patience(args: &CtlArgs) -> Option<Duration> {
+    match args.command {
+        Command::Reload { .. } | Command::Stop { .. } => None,
+        _ => args.timeout.is_none().then_some(PATIENCE),
     }
 }
 

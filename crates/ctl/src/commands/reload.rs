@@ -2,7 +2,7 @@
 //! all older ones are gone.
 
 use tokio::time::{MissedTickBehavior, interval};
-use wsgate_protocol::admin::{ReloadOutcome, Reloaded, Status};
+use wsgate_protocol::admin::{ReloadOutcome, Reloaded, Status, Unchanged};
 
 use crate::client::Client;
 use crate::console::Console;
@@ -30,13 +30,11 @@ pub(crate) async fn reload(
             }
             reloaded.generation
         }
-        ReloadOutcome::Unchanged { generation } => {
+        ReloadOutcome::Unchanged(unchanged) => {
             if !json {
-                console.line(format_args!(
-                    "unchanged: generation {generation} runs this content"
-                ))?;
+                console.line(nothing_to_do(&unchanged))?;
             }
-            generation
+            unchanged.generation
         }
         ReloadOutcome::Failed { message, errors } => {
             return Err(CtlError::ReloadFailed { message, errors });
@@ -57,14 +55,33 @@ fn outcome(reloaded: &Reloaded) -> String {
     match (reloaded.draining_generations, reloaded.draining_tunnels) {
         (0, _) => format!("{active}; no older generation is left"),
         (_, 0) => format!("{active}; older generations hold no tunnels"),
-        (_, tunnels) => {
-            let tunnels = units::count(tunnels, "tunnel");
-            let held = format!("{active}; older generations hold {tunnels}");
-            match &reloaded.deadline_at {
-                Some(at) => format!("{held} until {} at the latest", units::moment(at)),
-                None => held,
-            }
-        }
+        (_, tunnels) => format!(
+            "{active}; {}",
+            held(tunnels, reloaded.deadline_at.as_deref())
+        ),
+    }
+}
+
+fn nothing_to_do(unchanged: &Unchanged) -> String {
+    let runs = format!(
+        "unchanged: generation {} (active since {}) runs this content",
+        unchanged.generation,
+        units::moment(&unchanged.active_since)
+    );
+    match unchanged.draining_tunnels {
+        0 => runs,
+        tunnels => format!(
+            "{runs}; {}",
+            held(tunnels, unchanged.deadline_at.as_deref())
+        ),
+    }
+}
+
+fn held(tunnels: u64, deadline_at: Option<&str>) -> String {
+    let held = format!("older generations hold {}", units::count(tunnels, "tunnel"));
+    match deadline_at {
+        Some(at) => format!("{held} until {} at the latest", units::moment(at)),
+        None => held,
     }
 }
 

@@ -14,6 +14,12 @@ use crate::error::CtlError;
 use crate::table::{Grid, Text, Tone, figures, paint, words};
 use crate::units;
 
+/// Mistakes of the configuration that status shows.
+const MISTAKES_SHOWN: usize = 5;
+
+/// The file that `wsgate check` takes without being told.
+const DEFAULT_CONFIG: &str = "/etc/wsgate/wsgate.toml";
+
 /// Columns in the order in which a terminal that is too narrow even for their
 /// longest words loses them.
 const LEAST_FIRST: [&str; 7] = [
@@ -74,8 +80,13 @@ fn headline(status: &Status, console: &Console<'_>) -> String {
         since(status, &config.active_since, ", active for ", ""),
     );
     if config.file_differs {
-        let differs = "the file on disk differs: run `wsctl reload`";
-        text += &format!("{}\n", paint(differs, Tone::Careful, console));
+        let advice = if mistakes(status).is_empty() {
+            "wsctl reload".to_owned()
+        } else {
+            check_command(status)
+        };
+        let differs = format!("the file on disk differs: run `{advice}`");
+        text += &format!("{}\n", paint(&differs, Tone::Careful, console));
     }
     match &status.last_reload {
         Some(last) => text + &last_reload(status, last, console),
@@ -91,16 +102,49 @@ fn last_reload(status: &Status, last: &LastReload, console: &Console<'_>) -> Str
             "{asked}generation {} in {:.1} ms\n",
             reloaded.generation, reloaded.milliseconds
         ),
-        ReloadOutcome::Unchanged { generation } => {
-            format!("{asked}unchanged, generation {generation} runs this content\n")
-        }
+        ReloadOutcome::Unchanged(unchanged) => format!(
+            "{asked}unchanged, generation {} runs this content\n",
+            unchanged.generation
+        ),
         ReloadOutcome::Failed { message, errors } => {
             let failed = paint("failed", Tone::Bad, console);
-            let errors = errors
-                .iter()
-                .map(|error| format!("\n{}\n", error.trim_end()));
-            format!("{asked}{failed}, {message}\n{}", errors.collect::<String>())
+            let shown = errors.iter().take(MISTAKES_SHOWN);
+            let mut text = format!("{asked}{failed}, {message}\n");
+            text.extend(shown.map(|error| format!("  {}\n", mistake(error))));
+            match errors.len().saturating_sub(MISTAKES_SHOWN) {
+                0 => text,
+                more => text + &format!("  and {more} more: run `{}`\n", check_command(status)),
+            }
         }
+    }
+}
+
+/// What the last reload did not like in the configuration.
+fn mistakes(status: &Status) -> &[String] {
+    match &status.last_reload {
+        Some(LastReload {
+            outcome: ReloadOutcome::Failed { errors, .. },
+            ..
+        }) => errors,
+        _ => &[],
+    }
+}
+
+/// A rendered mistake as one line, `FILE:LINE:COLUMN: MESSAGE`; the message alone where it has no place.
+fn mistake(rendered: &str) -> String {
+    let first = rendered.lines().next().unwrap_or_default();
+    let message = first.strip_prefix("error: ").unwrap_or(first);
+    let mut places = rendered.lines().skip(1);
+    match places.find_map(|line| line.trim_start().strip_prefix("--> ")) {
+        Some(place) => format!("{}: {message}", place.trim_end()),
+        None => message.to_owned(),
+    }
+}
+
+fn check_command(status: &Status) -> String {
+    match status.config.file.as_str() {
+        DEFAULT_CONFIG => "wsgate check".to_owned(),
+        file => format!("wsgate check --config {file}"),
     }
 }
 

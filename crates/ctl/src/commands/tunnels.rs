@@ -54,13 +54,12 @@ pub(crate) async fn tunnels(
     } else {
         print_table(body, console).await?;
     }
-    if let Some(pids) = unresponsive {
-        console.warn(format_args!(
-            "these workers did not answer within 1 s, their tunnels are not listed: {}",
-            String::from_utf8_lossy(pids.as_bytes())
-        ));
+    match unresponsive {
+        Some(pids) => Err(CtlError::Incomplete {
+            pids: String::from_utf8_lossy(pids.as_bytes()).into_owned(),
+        }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The query has the filter's fields by their names in the JSON.

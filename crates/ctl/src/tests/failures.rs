@@ -1,6 +1,7 @@
 //! What goes wrong has its exit code, and says what to do.
 
 use std::future::pending;
+use std::time::Duration;
 
 use super::*;
 
@@ -116,6 +117,44 @@ async fn a_supervisor_that_is_silent_runs_into_the_timeout() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_supervisor_that_does_not_answer_is_named_after_ten_seconds() {
+    let fake = Fake::start(|_| Reply::Silence);
+    let socket = fake.socket();
+    let (pid, path) = (std::process::id(), socket.display());
+    let expected = format!(
+        "error: the supervisor (pid {pid}) does not answer at {path}: nothing came for 10s; \
+         `ps -o stat,wchan:32,args -p {pid}` and the end of its log tell more, and --timeout waits longer"
+    );
+    let (asked, changed) = (
+        "\n",
+        "; the change may have been made, see `wsctl status`\n",
+    );
+    for (line, end) in [
+        ("status", asked),
+        ("tunnels", asked),
+        ("drain a/b", changed),
+        ("undrain a/b", changed),
+        ("maint a/b", changed),
+    ] {
+        let begun = tokio::time::Instant::now();
+        let outcome = wsctl(&socket, line).await;
+        assert_eq!(outcome.code, 4, "{line}");
+        assert_eq!(outcome.err, format!("{expected}{end}"), "{line}");
+        assert!(begun.elapsed() >= Duration::from_secs(10), "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reload_and_stop_wait_for_as_long_as_it_takes() {
+    for line in ["reload", "stop"] {
+        let fake = Fake::start(|_| Reply::Silence);
+        let socket = fake.socket();
+        let waited = tokio::time::timeout(Duration::from_secs(3_600), wsctl(&socket, line)).await;
+        assert!(waited.is_err(), "{line}: {waited:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_interrupt_ends_a_wait() {
     let (asked, interrupt) = tokio::sync::oneshot::channel();
@@ -152,7 +191,11 @@ impl std::io::Write for Closed {
 #[tokio::test]
 async fn a_reader_that_has_left_is_a_quiet_end_but_hides_no_failure() {
     for (status, json, expected) in [
-        (200, r#"{"result":"unchanged","generation":3}"#, 0),
+        (
+            200,
+            r#"{"result":"unchanged","generation":3,"active_since":"2001-02-03T14:03:22.000Z","draining_tunnels":0,"draining_generations":0,"deadline_at":null}"#,
+            0,
+        ),
         (422, INVALID, 1),
     ] {
         let fake = Fake::always(status, json);

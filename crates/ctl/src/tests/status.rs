@@ -6,7 +6,7 @@ use super::*;
 
 const STATUS: &str = r#"{
   "version": "0.1.0", "pid": 4242, "state": "running",
-  "started_at": "2030-05-01T10:00:00.000Z", "uptime_seconds": 7500.5,
+  "started_at": "2030-05-01T10:00:00.000Z", "uptime_seconds": 7500.25,
   "config": {"file": "/etc/wsgate/wsgate.toml", "sha256": "a1b2c3d4e5f6", "active_since": "2030-05-01T11:53:00.000Z", "file_differs": true},
   "last_reload": {"at": "2030-05-01T12:00:00.000Z", "by": "watch", "result": "failed",
     "message": "the configuration has 1 mistake", "errors": ["error: unknown key `lisen`\n --> wsgate.toml:3:1\n"]},
@@ -34,18 +34,16 @@ const STATUS: &str = r#"{
 const SHOWN: &str = "\
 wsgate 0.1.0 is running: pid 4242, up 2h 5m
 config /etc/wsgate/wsgate.toml (a1b2c3d4), active for 12m
-the file on disk differs: run `wsctl reload`
+the file on disk differs: run `wsgate check`
 last reload 5m ago by watch: failed, the configuration has 1 mistake
-
-error: unknown key `lisen`
- --> wsgate.toml:3:1
+  wsgate.toml:3:1: unknown key `lisen`
 
 GENERATION  STATE       AGE  DEADLINE IN  WORKERS  TUNNELS
 3           draining  2h 5m          48s        1       84
 4           active      12m            -        2       10
 
 SLOT  GEN  WORKER PID  STATE                TUNNELS    MEMORY   CPU  ALSO SERVES
-1     3    4301        unresponsive for 3s       84  50.0 MiB   12s
+1     3    4301        unresponsive for 3s       84  50.0 MiB   13s
 0     4    4310        active                    10  20.0 MiB  0.4s  slot 1
 
 VACANT SLOT  DEATHS IN A ROW  RESTART IN  SERVED BY
@@ -70,6 +68,45 @@ async fn status_shows_everything_to_a_pipe_in_plain_columns() {
     let outcome = wsctl(&fake.socket(), "status").await;
     assert_eq!((outcome.code, outcome.err.as_str()), (0, ""));
     assert_eq!(outcome.out, SHOWN);
+}
+
+#[tokio::test]
+async fn of_many_mistakes_the_first_are_shown_and_the_others_counted() {
+    let one = r#""error: unknown key `lisen`\n --> wsgate.toml:3:1\n""#;
+    let many = [
+        one,
+        r#","error: cannot be read""#,
+        &format!(",{one}").repeat(5),
+    ]
+    .concat();
+    let status = STATUS
+        .replace(one, &many)
+        .replace("/etc/wsgate/wsgate.toml", "/srv/w.toml");
+    let fake = Fake::always(200, &status);
+    let outcome = wsctl(&fake.socket(), "status").await;
+    let (_, shown) = outcome.out.split_once("1 mistake\n").unwrap();
+    let line = "  wsgate.toml:3:1: unknown key `lisen`\n";
+    let expected = format!(
+        "{line}  cannot be read\n{}  and 2 more: run `wsgate check --config /srv/w.toml`\n\n",
+        line.repeat(3)
+    );
+    assert!(shown.starts_with(&expected), "{shown}");
+}
+
+#[tokio::test]
+async fn a_file_that_differs_is_to_be_reloaded_unless_it_has_mistakes() {
+    let failed = STATUS.split_once("\"result\": \"failed\"").unwrap().1;
+    let failed = failed.split_once('}').unwrap().0;
+    let unchanged = r#","generation":4,"active_since":"2030-05-01T11:53:00.000Z","draining_tunnels":0,"draining_generations":0,"deadline_at":null"#;
+    let status = STATUS
+        .replace(failed, unchanged)
+        .replace(r#""result": "failed""#, r#""result": "unchanged""#);
+    let fake = Fake::always(200, &status);
+    let outcome = wsctl(&fake.socket(), "status").await;
+    assert_eq!(outcome.code, 0, "{}", outcome.err);
+    let expected = "the file on disk differs: run `wsctl reload`\n\
+        last reload 5m ago by watch: unchanged, generation 4 runs this content\n\n";
+    assert!(outcome.out.contains(expected), "{}", outcome.out);
 }
 
 #[tokio::test]

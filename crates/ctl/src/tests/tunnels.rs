@@ -102,7 +102,8 @@ async fn a_worker_that_does_not_answer_is_named() {
         let headers = "Wsgate-Unresponsive-Workers: 41,42\r\n";
         let fake = Fake::start(move |_| Reply::Chunks(headers, vec![three()]));
         let outcome = wsctl(&fake.socket(), line).await;
-        assert_eq!(outcome.code, 0);
+        assert_eq!(outcome.code, 1);
+        assert!(outcome.out.contains("192.0.2.7:30000"), "{}", outcome.out);
         let warning = "warning: these workers did not answer within 1 s, their tunnels are not listed: 41,42\n";
         assert!(outcome.err.ends_with(warning), "{}", outcome.err);
     }

@@ -14,7 +14,7 @@ fn status(pid: u32, generations: &[(u64, u64)]) -> String {
         .iter()
         .map(|(generation, tunnels)| {
             format!(
-                r#"{{"generation":{generation},"state":"draining","started_at":"","age_seconds":1.0,"deadline_at":null,"deadline_in_seconds":48.5,"workers":2,"tunnels":{tunnels}}}"#
+                r#"{{"generation":{generation},"state":"draining","started_at":"","age_seconds":1.0,"deadline_at":null,"deadline_in_seconds":48.4,"workers":2,"tunnels":{tunnels}}}"#
             )
         })
         .collect();
@@ -47,13 +47,28 @@ async fn a_reload_says_what_older_generations_hold() {
 
 #[tokio::test]
 async fn an_unchanged_configuration_is_done() {
-    let json = r#"{"result":"unchanged","generation":3}"#;
+    let json = r#"{"result":"unchanged","generation":3,"active_since":"2001-02-03T14:03:22.000Z","draining_tunnels":0,"draining_generations":0,"deadline_at":null}"#;
     let fake = Fake::always(200, json);
     let outcome = wsctl(&fake.socket(), "reload").await;
     assert_eq!(outcome.code, 0);
-    assert_eq!(outcome.out, "unchanged: generation 3 runs this content\n");
+    assert_eq!(
+        outcome.out,
+        "unchanged: generation 3 (active since 2001-02-03 14:03:22 UTC) runs this content\n"
+    );
     let outcome = wsctl(&fake.socket(), "reload --json").await;
     assert_eq!((outcome.code, outcome.out), (0, format!("{json}\n")));
+}
+
+#[tokio::test]
+async fn an_unchanged_configuration_tells_what_older_generations_hold() {
+    let json = r#"{"result":"unchanged","generation":3,"active_since":"2001-02-03T14:03:22.000Z","draining_tunnels":16,"draining_generations":2,"deadline_at":"2001-02-03T14:13:22.000Z"}"#;
+    let fake = Fake::always(200, json);
+    let outcome = wsctl(&fake.socket(), "reload").await;
+    assert_eq!(
+        outcome.out,
+        "unchanged: generation 3 (active since 2001-02-03 14:03:22 UTC) runs this content; \
+         older generations hold 16 tunnels until 2001-02-03 14:13:22 UTC at the latest\n"
+    );
 }
 
 #[tokio::test]

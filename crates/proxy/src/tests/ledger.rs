@@ -43,11 +43,11 @@ impl Ledger for Books {
     }
 
     fn tunnels(&self) -> u64 {
-        self.get(Figure::Tunnels)
+        self.get(Figure::Tunnels) + self.get(Figure::Opening)
     }
 
     fn tunnels_here(&self) -> u64 {
-        self.get(Figure::Tunnels)
+        self.tunnels()
     }
 
     fn tunnels_to(&self, server: u32) -> u64 {

@@ -97,6 +97,7 @@ impl Rig {
             config: Arc::new(config),
             id_prefix: "t-0".to_owned(),
             tunnels_here: 1000,
+            connections_here: 1000,
             ledger: books.clone(),
             states: Vec::new(),
         };

@@ -13,6 +13,9 @@ use crate::supervisor::Supervisor;
 /// What the Close frames of a drained server's tunnels say.
 const REASON: &str = "server drains";
 
+/// Servers that may be other than ready: all of them go into one message of at most 200 KiB.
+const MOST_STATES: usize = 4_000;
+
 impl Supervisor {
     /// Stores a server's state into the running workers of all generations.
     pub(crate) fn change_server(
@@ -23,6 +26,17 @@ impl Supervisor {
     ) -> Result<ServerStateChanged, Refusal> {
         let number = self.find_server(upstream, server)?;
         check(change)?;
+        if change.state != ServerState::Ready && self.states.len() >= MOST_STATES {
+            let message =
+                format!("{MOST_STATES} servers are in drain or maint already, no more can be");
+            let help = "undrain some, or take servers out of the configuration";
+            return Err(Refusal::new(
+                StatusCode::CONFLICT,
+                "too_many",
+                message,
+                help,
+            ));
+        }
         let was = self.states.set(upstream, server, change.state);
         let states = self.states.by_number(&self.numbers);
         self.send_to_all(&ToWorker::Servers { states });
@@ -38,6 +52,7 @@ impl Supervisor {
             deadline_in_seconds: None,
             warnings: Vec::new(),
         };
+        changed.warnings.extend(self.nobody_left(upstream));
         if change.state == ServerState::Drain {
             self.drain_server(number, change, &mut changed);
         } else if was == ServerState::Drain {
@@ -45,6 +60,16 @@ impl Supervisor {
             self.send_to_all(&ToWorker::UndrainServer { server: number });
         }
         Ok(changed)
+    }
+
+    /// A warning if no server of an upstream gets anything new.
+    fn nobody_left(&self, upstream: &str) -> Option<String> {
+        let config = &self.running.as_ref()?.config;
+        let mut servers = config.upstreams.get(upstream)?.servers.iter();
+        let state =
+            |server: &wsgate_config::Server| self.states.get(upstream, &server.address.to_string());
+        let nobody = servers.all(|server| state(server) != ServerState::Ready);
+        nobody.then(|| format!("no server of {upstream} is ready now: its clients get 503"))
     }
 
     fn find_server(&self, upstream: &str, server: &str) -> Result<u32, Refusal> {
@@ -66,7 +91,10 @@ impl Supervisor {
         }
         let number = self.numbers.server(upstream, server);
         number.filter(|_| servers::has(&running.config, upstream, server)).ok_or_else(|| {
-            let what = if running.config.upstreams.contains_key(upstream) {
+            let held = number.is_some_and(|number| self.figures.server(number).tunnels > 0);
+            let what = if held {
+                format!("{upstream}/{server} is not in the configuration any more: it gets nothing new, and its tunnels have their deadlines")
+            } else if running.config.upstreams.contains_key(upstream) {
                 format!("upstream {upstream} has no server {server}")
             } else {
                 format!("there is no upstream {upstream}")
@@ -140,9 +168,12 @@ fn check(change: &ServerStateRequest) -> Result<(), Refusal> {
             "give seconds, as 600",
         );
     }
-    if change.close_rate == Some(0) {
+    if change
+        .close_rate
+        .is_some_and(|rate| !(1..=1_000_000).contains(&rate))
+    {
         return invalid(
-            "close_rate is 0: nothing would ever be closed",
+            "close_rate is not between 1 and 1000000",
             "give tunnels per second, at least 1",
         );
     }

@@ -1,6 +1,6 @@
 //! How things are, as the supervisor's loop knows it without asking anybody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use wsgate_config::{Balance, Config};
@@ -218,7 +218,7 @@ impl Supervisor {
             );
         }
         for ((name, address), number) in self.numbers.servers() {
-            if servers::has(config, name, address) || self.figures.server(number).tunnels == 0 {
+            if self.figures.server(number).tunnels == 0 || servers::has(config, name, address) {
                 continue;
             }
             let gone = || UpstreamStatus {
@@ -266,17 +266,16 @@ impl Supervisor {
     }
 
     fn route_figures(&self) -> Vec<RouteFigures> {
-        let configured = self
+        let routes = self
             .running
             .as_ref()
             .map_or(&[][..], |running| &running.config.routes);
+        let configured: HashSet<u32> = routes.iter().map(|route| route.number).collect();
         self.numbers
             .routes()
-            .map(|(name, number)| (name, self.figures.route(number)))
-            .filter(|(name, (tunnels, _))| {
-                *tunnels > 0 || configured.iter().any(|route| route.name() == **name)
-            })
-            .map(|(name, (tunnels, draining))| RouteFigures {
+            .map(|(name, number)| (name, number, self.figures.route(number)))
+            .filter(|(_, number, (tunnels, _))| *tunnels > 0 || configured.contains(number))
+            .map(|(name, _, (tunnels, draining))| RouteFigures {
                 name: name.clone(),
                 tunnels,
                 draining,

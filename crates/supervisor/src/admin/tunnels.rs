@@ -74,7 +74,12 @@ fn ask(link: &Link, filter: &TunnelFilter) -> io::Result<pipe::Receiver> {
 
 /// Lines of all pipes, one pipe after the other, as elements of one array.
 fn array(pipes: Vec<pipe::Receiver>) -> impl Stream<Item = io::Result<Bytes>> {
-    let elements = stream::unfold(Elements { pipes, first: true }, |mut elements| async {
+    let elements = Elements {
+        pipes,
+        read: BytesMut::new(),
+        first: true,
+    };
+    let elements = stream::unfold(elements, |mut elements| async {
         let part = elements.next().await?;
         Some((part, elements))
     });
@@ -84,6 +89,8 @@ fn array(pipes: Vec<pipe::Receiver>) -> impl Stream<Item = io::Result<Bytes>> {
 
 struct Elements {
     pipes: Vec<pipe::Receiver>,
+    /// Read, and not a whole line yet.
+    read: BytesMut,
     first: bool,
 }
 
@@ -91,17 +98,30 @@ impl Elements {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
             let pipe = self.pipes.last_mut()?;
-            let mut buffer = BytesMut::with_capacity(CHUNK);
-            // A worker that stops in the middle ends its part: no client waits for ever.
-            match tokio::time::timeout(ANSWER_WITHIN, read_lines(pipe, &mut buffer)).await {
-                Ok(Ok(0)) => drop(self.pipes.pop()),
-                Ok(Ok(_)) => return Some(Ok(self.separate(&buffer))),
-                Ok(Err(error)) => return Some(Err(error)),
-                Err(_) => {
-                    return Some(Err(io::Error::other(
-                        "a worker stopped in the middle of its list",
-                    )));
-                }
+            self.read.reserve(CHUNK);
+            // A worker that stops in the middle ends the list: no client waits for ever.
+            let read =
+                match tokio::time::timeout(ANSWER_WITHIN, pipe.read_buf(&mut self.read)).await {
+                    Ok(Ok(read)) => read,
+                    Ok(Err(error)) => return Some(Err(error)),
+                    Err(_) => return Some(Err(broken_off())),
+                };
+            // A list ends with an empty line, so one that broke off is not taken for a whole one.
+            let ended = self.read.as_ref() == b"\n" || self.read.ends_with(b"\n\n");
+            if ended {
+                self.pipes.pop();
+            } else if read == 0 {
+                return Some(Err(broken_off()));
+            }
+            let whole = self
+                .read
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |end| end + 1);
+            let lines = self.read.split_to(whole);
+            let part = self.separate(&lines);
+            if !part.is_empty() {
+                return Some(Ok(part));
             }
         }
     }
@@ -122,20 +142,11 @@ impl Elements {
     }
 }
 
-/// Reads whole lines: at least one, unless the pipe has ended.
-async fn read_lines(pipe: &mut pipe::Receiver, buffer: &mut BytesMut) -> io::Result<usize> {
-    loop {
-        let n = pipe.read_buf(buffer).await?;
-        if buffer.last().is_none_or(|last| *last == b'\n') {
-            return Ok(buffer.len());
-        }
-        if n == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "a worker ended in the middle of its list",
-            ));
-        }
-    }
+fn broken_off() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "a worker stopped in the middle of its list",
+    )
 }
 
 /// The filter that a query asks for.
@@ -206,6 +217,67 @@ fn state(value: &str) -> Result<TunnelState, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    async fn listed(written: &[&[u8]]) -> Result<String, String> {
+        let mut pipes = Vec::new();
+        for text in written {
+            let (read, write) = wsgate_os::pipe::pipe().expect("a pipe");
+            let mut write = pipe::Sender::from_owned_fd(write).expect("its end");
+            pipes.insert(0, pipe::Receiver::from_owned_fd(read).expect("its end"));
+            let text = text.to_vec();
+            tokio::spawn(async move { write.write_all(&text).await.expect("written") });
+        }
+        let mut out = Vec::new();
+        let mut parts = std::pin::pin!(array(pipes));
+        while let Some(part) = parts.next().await {
+            out.extend_from_slice(&part.map_err(|error| error.to_string())?);
+        }
+        Ok(String::from_utf8(out).expect("UTF-8"))
+    }
+
+    #[tokio::test]
+    async fn lines_of_all_workers_become_one_array() {
+        assert_eq!(
+            listed(&[b"\n", b"1\n2\n\n", b"\n", b"3\n\n"])
+                .await
+                .as_deref(),
+            Ok("[1,\n2,\n3]\n")
+        );
+        assert_eq!(listed(&[b"\n"]).await.as_deref(), Ok("[]\n"));
+    }
+
+    #[tokio::test]
+    async fn a_list_that_broke_off_is_not_taken_for_a_whole_one() {
+        for text in [&b""[..], b"1\n", b"1\n2"] {
+            assert!(listed(&[text]).await.is_err(), "{text:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_list_is_never_held_whole() {
+        let (read, write) = wsgate_os::pipe::pipe().expect("a pipe");
+        let mut write = pipe::Sender::from_owned_fd(write).expect("its end");
+        tokio::spawn(async move {
+            let line = [b"x".repeat(999), b"\n".to_vec()].concat();
+            for _ in 0..2_000 {
+                write.write_all(&line).await.expect("written");
+            }
+            write.write_all(b"\n").await.expect("written");
+        });
+        let read = pipe::Receiver::from_owned_fd(read).expect("its end");
+        let mut parts = std::pin::pin!(array(vec![read]));
+        let (mut longest, mut total) = (0, 0);
+        while let Some(part) = parts.next().await {
+            let part = part.expect("a part");
+            longest = longest.max(part.len());
+            total += part.len();
+        }
+        assert!(
+            total > 2_000_000 && longest <= 2 * CHUNK,
+            "{longest} of {total}"
+        );
+    }
 
     #[test]
     fn a_query_becomes_a_filter() {
