@@ -1,7 +1,7 @@
 //! The supervisor: owns the listening sockets, starts workers, and carries out what
 //! `lifecycle` decides.
 //!
-//! One task owns all state and takes one [`event::Event`] at a time; everything that
+//! One task owns all state and takes one `event::Event` at a time; everything that
 //! waits (the admin socket, signals, files, workers) is a task of its own that
 //! sends events. The supervisor never reads a client's byte, and uses no TLS and no HTTP client.
 
