@@ -15,6 +15,7 @@ mod ctl;
 mod demo;
 mod drain;
 mod http;
+mod limits;
 mod lossless;
 mod reload;
 mod routes;

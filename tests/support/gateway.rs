@@ -34,6 +34,8 @@ pub(crate) struct Launch {
     env: Vec<(String, String)>,
     /// Another one than in the directory.
     socket: Option<PathBuf>,
+    /// RLIMIT_NOFILE, where it is to be another one than the test's.
+    descriptors: Option<u32>,
 }
 
 impl Launch {
@@ -48,7 +50,14 @@ impl Launch {
             text: text.to_owned(),
             env: Vec::new(),
             socket: None,
+            descriptors: None,
         }
+    }
+
+    /// All processes of the gateway may open so many descriptors each.
+    pub(crate) fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
+        self
     }
 
     /// Another file in the directory.
@@ -93,10 +102,21 @@ impl Launch {
     pub(crate) fn spawn(self) -> Gateway {
         let path = self.dir.path().to_owned();
         let config = path.join("wsgate.toml");
-        fs::write(path.join("hooks"), "").unwrap();
+        if !path.join("hooks").exists() {
+            fs::write(path.join("hooks"), "").unwrap();
+        }
         fs::write(&config, complete(&self.text, &path)).unwrap();
         let log = File::create(path.join("stderr.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_wsgate"))
+        let mut command = match self.descriptors {
+            None => Command::new(env!("CARGO_BIN_EXE_wsgate")),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+                shell.args(["-c", &script, env!("CARGO_BIN_EXE_wsgate")]);
+                shell
+            }
+        };
+        let child = command
             .args(["run", "--config"])
             .arg(&config)
             .env("WSGATE_TEST_HOOKS", path.join("hooks"))
@@ -323,6 +343,7 @@ impl Gateway {
             text,
             env: Vec::new(),
             socket: Some(self.socket()),
+            descriptors: None,
         };
         launch.start().await
     }

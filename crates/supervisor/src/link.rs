@@ -51,13 +51,20 @@ struct Asked {
     last_nonce: u64,
     /// The question that has not been answered yet.
     under_way: Option<u64>,
+    /// Nothing will be answered any more.
+    gone: bool,
     waiting: Vec<oneshot::Sender<()>>,
     last_heard: Option<Instant>,
 }
 
-/// The worker did not answer in time.
-#[derive(Debug)]
-pub(crate) struct Unresponsive;
+/// Why a worker did not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// It did not in time.
+    Late,
+    /// It is about to end, or has ended.
+    Gone,
+}
 
 impl Link {
     /// Starts a worker process, and the tasks that serve its channel. What it says and
@@ -121,10 +128,13 @@ impl Link {
 
     /// Asks the worker for a sign of life. One question at a time is under way: a worker
     /// that answers none is not buried in them.
-    pub(crate) async fn ping(&self) -> Result<(), Unresponsive> {
+    pub(crate) async fn ping(&self) -> Result<(), Unanswered> {
         let (sender, answer) = oneshot::channel();
         let nonce = {
             let mut asked = self.asked();
+            if asked.gone {
+                return Err(Unanswered::Gone);
+            }
             asked.waiting.retain(|waiting| !waiting.is_closed());
             asked.waiting.push(sender);
             let free = asked.under_way.is_none();
@@ -139,7 +149,8 @@ impl Link {
         }
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(())) => Ok(()),
-            _ => Err(Unresponsive),
+            Ok(Err(_)) => Err(Unanswered::Gone),
+            Err(_) => Err(Unanswered::Late),
         }
     }
 
@@ -173,6 +184,7 @@ impl Link {
                 }
             }
         }
+        self.stop_waiting();
         let exit = match self.shared.process.wait().await {
             Ok(exit) => exit,
             Err(error) => {
@@ -182,6 +194,13 @@ impl Link {
         };
         // Nobody listens only while the supervisor itself ends.
         drop(events.send(Event::Exited(self.id, Some(exit))));
+    }
+
+    /// Whoever waits for an answer need not any more.
+    fn stop_waiting(&self) {
+        let mut asked = self.asked();
+        asked.gone = true;
+        asked.waiting.clear();
     }
 
     fn heard(&self, message: FromWorker, events: &Events) {

@@ -5,7 +5,7 @@ use wsgate_config::Sources;
 use wsgate_protocol::admin::{Status, WorkerState, WorkerStatus};
 
 use super::Snapshot;
-use crate::link::Link;
+use crate::link::{Link, Unanswered};
 
 /// Asks every worker for a sign of life, and looks at the file. Takes as long as the
 /// slowest answer, at most a second.
@@ -25,7 +25,7 @@ pub(crate) async fn complete(snapshot: Snapshot) -> Status {
     let answers = join_all(
         links
             .iter()
-            .map(|link| async move { (link, link.ping().await.is_ok()) }),
+            .map(|link| async move { (link, link.ping().await) }),
     )
     .await;
     for (link, answered) in answers {
@@ -41,9 +41,9 @@ pub(crate) async fn complete(snapshot: Snapshot) -> Status {
     status
 }
 
-fn look_closer(worker: &mut WorkerStatus, link: &Link, answered: bool) {
+fn look_closer(worker: &mut WorkerStatus, link: &Link, answered: Result<(), Unanswered>) {
     // One that has not read its first message yet is starting, not stuck.
-    if !answered && worker.state != WorkerState::Starting {
+    if answered == Err(Unanswered::Late) && worker.state != WorkerState::Starting {
         worker.state = WorkerState::Unresponsive;
     }
     if let Some(usage) = wsgate_os::process::usage(link.pid) {

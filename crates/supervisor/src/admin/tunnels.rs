@@ -19,7 +19,7 @@ use wsgate_protocol::control::ToWorker;
 
 use super::http::{Body, invalid};
 use super::{Refusal, duration};
-use crate::link::{ANSWER_WITHIN, Link};
+use crate::link::{ANSWER_WITHIN, Link, Unanswered};
 
 /// What is read at once; a pipe holds 64 KiB.
 const CHUNK: usize = 64 * 1024;
@@ -35,16 +35,16 @@ pub(crate) struct List {
 pub(crate) async fn open(links: Vec<Link>, filter: TunnelFilter) -> List {
     let answers = join_all(links.into_iter().map(answering)).await;
     let (mut unresponsive, mut pipes) = (Vec::new(), Vec::new());
-    for answer in answers {
-        match answer {
-            Ok(link) => match ask(&link, &filter) {
-                Ok(pipe) => pipes.push(pipe),
-                Err(error) => {
-                    tracing::warn!(pid = link.pid, %error, "worker not asked for its tunnels");
-                    unresponsive.push(link.pid);
-                }
-            },
-            Err(pid) => unresponsive.push(pid),
+    for (link, answered) in answers {
+        match answered.map(|()| ask(&link, &filter)) {
+            Ok(Ok(pipe)) => pipes.push(pipe),
+            Ok(Err(error)) => {
+                tracing::warn!(pid = link.pid, %error, "worker not asked for its tunnels");
+                unresponsive.push(link.pid);
+            }
+            Err(Unanswered::Late) => unresponsive.push(link.pid),
+            // It has no tunnels any more.
+            Err(Unanswered::Gone) => {}
         }
     }
     let body = BodyExt::boxed(StreamBody::new(
@@ -53,12 +53,10 @@ pub(crate) async fn open(links: Vec<Link>, filter: TunnelFilter) -> List {
     List { unresponsive, body }
 }
 
-/// The worker, if it answers; else its pid.
-async fn answering(link: Link) -> Result<Link, u32> {
-    match link.ping().await {
-        Ok(()) => Ok(link),
-        Err(_) => Err(link.pid),
-    }
+/// The worker, if it answers.
+async fn answering(link: Link) -> (Link, Result<(), Unanswered>) {
+    let answered = link.ping().await;
+    (link, answered)
 }
 
 fn ask(link: &Link, filter: &TunnelFilter) -> io::Result<pipe::Receiver> {
