@@ -244,7 +244,7 @@ async fn a_request_under_way_is_finished_by_the_old_generation() {
     assert_eq!(wire.body(&head).await, b"worth waiting for");
     // The connection is no reason to stay.
     assert_eq!(wire.rest().await, (Vec::new(), WireEnd::Fin));
-    only_one_generation(&gateway, Duration::from_secs(5)).await;
+    only_one_generation(&gateway, Duration::from_secs(3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -261,7 +261,7 @@ async fn an_idle_connection_does_not_keep_an_old_worker() {
     gateway.edit(&configs::numbered(&head, &[&server.address], 2));
     gateway.reloaded().await;
     assert_eq!(wire.rest().await, (Vec::new(), WireEnd::Fin));
-    only_one_generation(&gateway, Duration::from_secs(5)).await;
+    only_one_generation(&gateway, Duration::from_secs(3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
