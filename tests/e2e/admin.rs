@@ -25,7 +25,11 @@ async fn status_says_what_runs() {
     let gateway = Gateway::start(&configs::with("workers = 2", &[&echo.address])).await;
     let mut client = Client::open(&gateway.ws_url("/")).await;
     client.echo(Message::text("hello")).await;
-    let status = gateway.status().await;
+    let status = gateway
+        .counted("the echo is counted", |totals| {
+            totals.messages_from_servers == 1
+        })
+        .await;
     assert_eq!(status.version, env!("CARGO_PKG_VERSION"));
     assert_eq!(
         (status.pid, status.state),
@@ -229,6 +233,7 @@ async fn a_worker_that_does_not_answer_is_shown_as_that_and_holds_nobody_up() {
     for _ in 0..20 {
         clients.push(Client::open(&gateway.ws_url("/")).await);
     }
+    gateway.holds(20).await;
     let frozen = gateway.tunnels().await[0].worker;
     let of_others = gateway
         .tunnels()

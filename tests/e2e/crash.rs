@@ -21,10 +21,15 @@ struct Held {
 
 /// Opens tunnels with traffic, and tells those of this worker from the rest.
 async fn tunnels_of(gateway: &Gateway, worker: u32, count: usize) -> Held {
+    let before = gateway.status().await.totals.tunnels_opened;
     let mut clients = Vec::new();
     for _ in 0..count {
         clients.push(Client::open(&gateway.ws_url("/")).await);
     }
+    let all = before + count as u64;
+    gateway
+        .counted("all are open", |totals| totals.tunnels_opened >= all)
+        .await;
     let tunnels = gateway.tunnels_where(&format!("worker={worker}")).await;
     let mine: Vec<String> = tunnels.into_iter().map(|tunnel| tunnel.client).collect();
     let mut held = Held {
@@ -234,6 +239,7 @@ async fn a_worker_of_an_old_generation_that_dies_is_not_replaced() {
     let number = |number: u64| configs::numbered(&head, &[&echo.address], number);
     let gateway = Gateway::start(&number(1)).await;
     let client = Client::open(&gateway.ws_url("/")).await;
+    gateway.holds(1).await;
     gateway.edit(&number(2));
     gateway.reloaded().await;
     kill(gateway.tunnels().await[0].worker).await;

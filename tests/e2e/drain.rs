@@ -28,6 +28,7 @@ async fn reloaded_with(grace: &str, tunnels: usize) -> (Gateway, Echo, Vec<Clien
     for _ in 0..tunnels {
         clients.push(Client::open(&gateway.ws_url("/")).await);
     }
+    gateway.holds(tunnels as u64).await;
     gateway.edit(&configs::numbered(&head, &[&echo.address], 2));
     gateway.reloaded().await;
     (gateway, echo, clients)

@@ -270,12 +270,12 @@ async fn a_clients_close_reaches_the_server_unchanged() {
         .await;
         assert_eq!(session.close, Some((code, reason)));
     }
-    let ended = gateway.status().await.totals.tunnels_ended;
-    assert_eq!(
-        ended.get("client"),
-        Some(&(closes().len() as u64)),
-        "{ended:?}"
-    );
+    let all = closes().len() as u64;
+    gateway
+        .counted("all have ended by the client", |totals| {
+            totals.tunnels_ended["client"] == all
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -290,12 +290,12 @@ async fn a_servers_close_reaches_the_client_unchanged() {
         assert!(end.is_polite(code), "{code}: {end:?}");
         assert_eq!(end.close, Some((code, reason)));
     }
-    let ended = gateway.status().await.totals.tunnels_ended;
-    assert_eq!(
-        ended.get("server"),
-        Some(&(closes().len() as u64)),
-        "{ended:?}"
-    );
+    let all = closes().len() as u64;
+    gateway
+        .counted("all have ended by the server", |totals| {
+            totals.tunnels_ended["server"] == all
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,7 @@ use http::Method;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use wsgate_protocol::admin::{
-    GatewayState, GenerationState, ListenerStatus, ReloadOutcome, Reloaded, Status, Tunnel,
+    GatewayState, GenerationState, ListenerStatus, ReloadOutcome, Reloaded, Status, Totals, Tunnel,
     WorkerStatus,
 };
 
@@ -204,6 +204,23 @@ impl Gateway {
 
     pub(crate) async fn status(&self) -> Status {
         self.get("/v1/status").await.json()
+    }
+
+    /// Waits until the figures are so: a worker counts what it has done, so its clients may
+    /// know of it first.
+    pub(crate) async fn counted(&self, what: &str, is_so: impl Fn(&Totals) -> bool) -> Status {
+        eventually(what, SOON, async || {
+            let status = self.status().await;
+            is_so(&status.totals).then_some(status)
+        })
+        .await
+    }
+
+    /// Waits until so many tunnels live.
+    pub(crate) async fn holds(&self, tunnels: u64) {
+        let what = format!("{tunnels} tunnels live");
+        self.counted(&what, |totals| totals.tunnels == tunnels)
+            .await;
     }
 
     pub(crate) async fn try_status(&self) -> Result<Status, String> {

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
@@ -20,6 +20,9 @@ use crate::{Figure, connection};
 /// How long nothing is accepted where accepting has failed for want of descriptors or memory: the
 /// queue stays ready, and trying at once again would only burn the CPU.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How often the log says so.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// A socket that listens already. It is made non-blocking.
 #[derive(Debug)]
@@ -169,11 +172,11 @@ fn accept_waiting(listener: &Listening) -> io::Result<Option<(Socket, Peer)>> {
 }
 
 async fn run(gateway: Arc<Gateway>, name: Arc<str>, listener: Shared) {
-    let mut failing = false;
+    let mut told = None;
     loop {
         if gateway.tasks.len() >= gateway.connections_here {
             complain(
-                &mut failing,
+                &mut told,
                 &name,
                 &"this worker holds as many as its descriptors allow",
             );
@@ -182,23 +185,21 @@ async fn run(gateway: Arc<Gateway>, name: Arc<str>, listener: Shared) {
         }
         match poll_fn(|cx| poll_shared(&listener, cx)).await {
             None => return,
-            Some(Ok((socket, peer))) => {
-                failing = false;
-                begin(&gateway, &name, socket, peer);
-            }
+            Some(Ok((socket, peer))) => begin(&gateway, &name, socket, peer),
             // The client was gone before it was accepted.
             Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Some(Err(error)) => {
-                complain(&mut failing, &name, &error);
+                complain(&mut told, &name, &error);
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
 }
 
-/// Once, until something has been accepted again.
-fn complain(failing: &mut bool, listener: &str, why: &dyn std::fmt::Display) {
-    if !std::mem::replace(failing, true) {
+/// Not every time: what lacks now may lack for long.
+fn complain(told: &mut Option<Instant>, listener: &str, why: &dyn std::fmt::Display) {
+    if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+        *told = Some(Instant::now());
         warn!(
             target: "wsgate::proxy",
             listener,

@@ -13,7 +13,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -31,11 +31,10 @@ use crate::body::Body;
 use crate::exchange::exchange;
 use crate::gateway::Gateway;
 use crate::handshake::Opened;
-use crate::record::{Flow, Orders};
 use crate::socket::{Peer, Socket};
 use crate::tunnel::{Tunnel, relay};
 use crate::wire::Wire;
-use crate::{Figure, Record, access};
+use crate::{Figure, access};
 
 /// How long a connection that wsgate ends is read for the client's FIN.
 const LINGER: Duration = Duration::from_secs(2);
@@ -250,45 +249,23 @@ fn count(front: &Front, status: StatusCode) {
 /// nothing of HTTP stays in memory.
 fn begin_tunnel(front: &Front, opened: Opened, client: Socket, ahead_from_client: Bytes) {
     let gateway = &front.gateway;
-    let record = Arc::new(record_of(front, &opened));
-    let entry = gateway.registry.open(Arc::clone(&record));
-    drop((opened.pick, opened.reservation));
+    let Opened {
+        mut entry,
+        server,
+        ahead,
+    } = opened;
+    entry.begin();
+    let record = Arc::clone(entry.record());
     access::opened(&record);
     let tunnel = Tunnel {
         client,
-        server: opened.server,
+        server,
         ahead_from_client,
-        ahead_from_server: opened.ahead,
+        ahead_from_server: ahead,
         record,
         ledger: Arc::clone(&gateway.ledger),
     };
     gateway
         .tasks
         .spawn(relay(tunnel).map(|ending| entry.end(&ending)));
-}
-
-fn record_of(front: &Front, opened: &Opened) -> Record {
-    let (route, server) = (opened.pick.route(), opened.pick.server());
-    Record {
-        id: opened.id.clone(),
-        client: front.peer.to_string().into(),
-        listener: Arc::clone(&front.listener),
-        host: opened.host.clone(),
-        path: opened.path.clone(),
-        route: Arc::clone(&route.name),
-        route_number: route.number,
-        upstream: Arc::clone(&opened.pick.upstream().name),
-        server: Arc::clone(&server.name),
-        server_number: server.number,
-        subprotocol: opened.subprotocol.clone(),
-        idle_timeout: route.idle_timeout,
-        opened: Instant::now(),
-        opened_at: SystemTime::now(),
-        from_client: Flow::default(),
-        from_server: Flow::default(),
-        last_byte_ms: AtomicU64::new(0),
-        unframed: AtomicBool::new(false),
-        closing: AtomicBool::new(false),
-        orders: Orders::default(),
-    }
 }

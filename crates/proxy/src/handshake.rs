@@ -12,8 +12,10 @@ pub(crate) use offer::is_upgrade;
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -25,6 +27,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use self::offer::Offer;
+use crate::Record;
 use crate::access::Access;
 use crate::answer::{Refusal, causes};
 use crate::balance::{Attempts, Pick};
@@ -33,7 +36,8 @@ use crate::connection::Front;
 use crate::exchange::connect;
 use crate::headers::{set_forwarded, set_upgrade, strip_hop_by_hop};
 use crate::http::{builder, pass_on};
-use crate::registry::Reservation;
+use crate::record::{Flow, Orders};
+use crate::registry::Entry;
 use crate::socket::Socket;
 
 /// How long a server may take to answer a handshake.
@@ -41,15 +45,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// A server's end of a tunnel that opens as soon as the client has its 101.
 pub(crate) struct Opened {
-    pub(crate) id: Box<str>,
-    pub(crate) host: Box<str>,
-    pub(crate) path: Box<str>,
-    pub(crate) pick: Pick,
+    pub(crate) entry: Entry,
     pub(crate) server: Socket,
     /// What the server sent right behind its 101.
     pub(crate) ahead: Bytes,
-    pub(crate) subprotocol: Option<Box<str>>,
-    pub(crate) reservation: Reservation,
 }
 
 /// Forwards an upgrade. After a good 101 the server's end waits in the connection's
@@ -81,15 +80,13 @@ pub(crate) async fn upgrade(
                 let subprotocol = offer.verify(&response).map_err(|wrong| {
                     Refusal::bad_gateway("the server's handshake is not valid", wrong)
                 })?;
+                let record = Arc::new(record(front, access, &pick, subprotocol));
+                let entry = gateway.registry.open(record);
+                drop(reservation);
                 front.set_opened(Opened {
-                    id: access.id.clone(),
-                    host: access.host.clone(),
-                    path: access.path.clone(),
-                    pick,
+                    entry,
                     server,
                     ahead,
-                    subprotocol,
-                    reservation,
                 });
                 return Ok(switch(response));
             }
@@ -98,6 +95,32 @@ pub(crate) async fn upgrade(
         };
         access.failed(&refusal);
         attempts.failed(refusal);
+    }
+}
+
+fn record(front: &Front, access: &Access, pick: &Pick, subprotocol: Option<Box<str>>) -> Record {
+    let (route, server) = (pick.route(), pick.server());
+    Record {
+        id: access.id.clone(),
+        client: front.peer.to_string().into(),
+        listener: Arc::clone(&front.listener),
+        host: access.host.clone(),
+        path: access.path.clone(),
+        route: Arc::clone(&route.name),
+        route_number: route.number,
+        upstream: Arc::clone(&pick.upstream().name),
+        server: Arc::clone(&server.name),
+        server_number: server.number,
+        subprotocol,
+        idle_timeout: route.idle_timeout,
+        opened: Instant::now(),
+        opened_at: SystemTime::now(),
+        from_client: Flow::default(),
+        from_server: Flow::default(),
+        last_byte_ms: AtomicU64::new(0),
+        unframed: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
+        orders: Orders::default(),
     }
 }
 

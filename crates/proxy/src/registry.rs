@@ -93,7 +93,7 @@ impl Registry {
         has_room.then_some(reservation)
     }
 
-    /// A tunnel opens. It learns at once of the drains that are meant for it.
+    /// A tunnel opens, before its client knows: whoever has a 101 is counted. It learns at once of the drains that are meant for it.
     pub(crate) fn open(self: &Arc<Self>, record: Arc<Record>) -> Entry {
         let mut state = self.lock();
         state.opened += 1;
@@ -112,7 +112,7 @@ impl Registry {
             registry,
             record,
             number,
-            cause: Cause::WorkerStop,
+            cause: Cause::ClientReset,
         }
     }
 
@@ -235,11 +235,21 @@ pub(crate) struct Entry {
     registry: Arc<Registry>,
     record: Arc<Record>,
     number: u64,
-    /// What is counted if nobody says more: its task was dropped.
+    /// What is counted if nobody says more.
     cause: Cause,
 }
 
 impl Entry {
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
+    /// The client has its 101. Dropped before, the tunnel was lost with the client; dropped
+    /// after this without an end, it was lost with its task.
+    pub(crate) fn begin(&mut self) {
+        self.cause = Cause::WorkerStop;
+    }
+
     /// The tunnel has ended.
     pub(crate) fn end(mut self, ending: &Ending) {
         self.cause = ending.cause;

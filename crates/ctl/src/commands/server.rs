@@ -39,6 +39,9 @@ fn outcome(changed: &ServerStateChanged) -> String {
     let tunnels = units::count(changed.tunnels, "tunnel");
     let now = match changed.state {
         ServerState::Ready => format!("{server} is ready: it gets new tunnels and requests"),
+        ServerState::Maint if changed.tunnels == 0 => {
+            format!("{server} is in maint: it gets nothing new and holds no tunnels")
+        }
         ServerState::Maint => {
             format!("{server} is in maint: it gets nothing new, its {tunnels} may stay")
         }

@@ -54,6 +54,20 @@ async fn undrain_and_maint_send_the_state_alone() {
 }
 
 #[tokio::test]
+async fn a_server_without_tunnels_is_said_to_have_none() {
+    for (state, word) in [("drain", "drains"), ("maint", "is in maint")] {
+        let rest = r#","deadline_at":null,"deadline_in_seconds":null,"warnings":[]"#;
+        let json = changed("ready", state, rest).replace(r#""tunnels":12"#, r#""tunnels":0"#);
+        let fake = Fake::always(200, &json);
+        let outcome = wsctl(&fake.socket(), &format!("{state} chat/unix:/run/x.sock")).await;
+        let expected = format!(
+            "chat/unix:/run/x.sock {word}: it gets nothing new and holds no tunnels (was ready)\n"
+        );
+        assert_eq!(outcome.out, expected);
+    }
+}
+
+#[tokio::test]
 async fn with_json_a_change_is_the_apis_own_json() {
     let json = changed("ready", "maint", r#","new_field":1,"warnings":[]"#);
     let fake = Fake::always(200, &json);

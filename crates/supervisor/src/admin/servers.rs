@@ -99,7 +99,11 @@ impl Supervisor {
             } else {
                 format!("there is no upstream {upstream}")
             };
-            let help = "`wsctl status` lists upstreams and their servers; write a server as the configuration does";
+            let help = if held {
+                "put it back into the configuration first, if it is to have a state"
+            } else {
+                "`wsctl status` lists upstreams and their servers; write a server as the configuration does"
+            };
             Refusal::new(StatusCode::NOT_FOUND, "unknown_server", what, help)
         })
     }
@@ -161,7 +165,7 @@ fn check(change: &ServerStateRequest) -> Result<(), Refusal> {
     }
     if change
         .grace_seconds
-        .is_some_and(|seconds| grace(seconds).is_none_or(|grace| grace.as_secs() > 366 * 86_400))
+        .is_some_and(|seconds| grace(seconds).is_none_or(|grace| grace.as_secs() > 365 * 86_400))
     {
         return invalid(
             "grace_seconds is no duration up to a year",

@@ -34,10 +34,13 @@ pub(crate) struct List {
 /// Asks all workers. Those that do not answer within a second are left out.
 pub(crate) async fn open(links: Vec<Link>, filter: TunnelFilter) -> List {
     let answers = join_all(links.into_iter().map(answering)).await;
-    let (mut unresponsive, mut pipes) = (Vec::new(), Vec::new());
+    let (mut unresponsive, mut parts) = (Vec::new(), Vec::new());
     for (link, answered) in answers {
         match answered.map(|()| ask(&link, &filter)) {
-            Ok(Ok(pipe)) => pipes.push(pipe),
+            Ok(Ok(pipe)) => parts.push(Part {
+                pipe,
+                from: Some(link),
+            }),
             Ok(Err(error)) => {
                 tracing::warn!(pid = link.pid, %error, "worker not asked for its tunnels");
                 unresponsive.push(link.pid);
@@ -48,7 +51,7 @@ pub(crate) async fn open(links: Vec<Link>, filter: TunnelFilter) -> List {
         }
     }
     let body = BodyExt::boxed(StreamBody::new(
-        array(pipes).map(|bytes| bytes.map(Frame::data)),
+        array(parts).map(|bytes| bytes.map(Frame::data)),
     ));
     List { unresponsive, body }
 }
@@ -71,9 +74,9 @@ fn ask(link: &Link, filter: &TunnelFilter) -> io::Result<pipe::Receiver> {
 }
 
 /// Lines of all pipes, one pipe after the other, as elements of one array.
-fn array(pipes: Vec<pipe::Receiver>) -> impl Stream<Item = io::Result<Bytes>> {
+fn array(parts: Vec<Part>) -> impl Stream<Item = io::Result<Bytes>> {
     let elements = Elements {
-        pipes,
+        parts,
         read: BytesMut::new(),
         first: true,
     };
@@ -85,8 +88,24 @@ fn array(pipes: Vec<pipe::Receiver>) -> impl Stream<Item = io::Result<Bytes>> {
     edge(b"[").chain(elements).chain(edge(b"]\n"))
 }
 
+/// One worker's part of the list.
+struct Part {
+    pipe: pipe::Receiver,
+    from: Option<Link>,
+}
+
+impl Part {
+    /// Whether its worker has ended, and all of its tunnels with it.
+    async fn is_gone(&self) -> bool {
+        match &self.from {
+            Some(link) => link.ping().await == Err(Unanswered::Gone),
+            None => false,
+        }
+    }
+}
+
 struct Elements {
-    pipes: Vec<pipe::Receiver>,
+    parts: Vec<Part>,
     /// Read, and not a whole line yet.
     read: BytesMut,
     first: bool,
@@ -95,19 +114,23 @@ struct Elements {
 impl Elements {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
-            let pipe = self.pipes.last_mut()?;
+            let part = self.parts.last_mut()?;
             self.read.reserve(CHUNK);
             // A worker that stops in the middle ends the list: no client waits for ever.
-            let read =
-                match tokio::time::timeout(ANSWER_WITHIN, pipe.read_buf(&mut self.read)).await {
-                    Ok(Ok(read)) => read,
-                    Ok(Err(error)) => return Some(Err(error)),
-                    Err(_) => return Some(Err(broken_off())),
-                };
+            let read = match tokio::time::timeout(ANSWER_WITHIN, part.pipe.read_buf(&mut self.read))
+                .await
+            {
+                Ok(Ok(read)) => read,
+                Ok(Err(error)) => return Some(Err(error)),
+                Err(_) => return Some(Err(broken_off())),
+            };
             // A list ends with an empty line, so one that broke off is not taken for a whole one.
             let ended = self.read.as_ref() == b"\n" || self.read.ends_with(b"\n\n");
             if ended {
-                self.pipes.pop();
+                self.parts.pop();
+            } else if read == 0 && part.is_gone().await {
+                self.read.clear();
+                self.parts.pop();
             } else if read == 0 {
                 return Some(Err(broken_off()));
             }
@@ -117,9 +140,9 @@ impl Elements {
                 .rposition(|byte| *byte == b'\n')
                 .map_or(0, |end| end + 1);
             let lines = self.read.split_to(whole);
-            let part = self.separate(&lines);
-            if !part.is_empty() {
-                return Some(Ok(part));
+            let elements = self.separate(&lines);
+            if !elements.is_empty() {
+                return Some(Ok(elements));
             }
         }
     }
@@ -217,12 +240,17 @@ mod tests {
     use super::*;
     use tokio::io::AsyncWriteExt;
 
+    fn part(read: OwnedFd) -> Part {
+        let pipe = pipe::Receiver::from_owned_fd(read).expect("its end");
+        Part { pipe, from: None }
+    }
+
     async fn listed(written: &[&[u8]]) -> Result<String, String> {
         let mut pipes = Vec::new();
         for text in written {
             let (read, write) = wsgate_os::pipe::pipe().expect("a pipe");
             let mut write = pipe::Sender::from_owned_fd(write).expect("its end");
-            pipes.insert(0, pipe::Receiver::from_owned_fd(read).expect("its end"));
+            pipes.insert(0, part(read));
             let text = text.to_vec();
             tokio::spawn(async move { write.write_all(&text).await.expect("written") });
         }
@@ -263,8 +291,7 @@ mod tests {
             }
             write.write_all(b"\n").await.expect("written");
         });
-        let read = pipe::Receiver::from_owned_fd(read).expect("its end");
-        let mut parts = std::pin::pin!(array(vec![read]));
+        let mut parts = std::pin::pin!(array(vec![part(read)]));
         let (mut longest, mut total) = (0, 0);
         while let Some(part) = parts.next().await {
             let part = part.expect("a part");
