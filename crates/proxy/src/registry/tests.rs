@@ -122,11 +122,21 @@ fn gauges_follow_deadlines_and_ends() {
     assert_eq!(gauges(), [2, 2, 2, 1, 1]);
     entries.remove(0).end(&ending(Cause::Drain));
     assert_eq!(gauges(), [1, 1, 1, 0, 0]);
+    entries[0].begin();
     drop(entries);
     assert_eq!(gauges(), [0; 5]);
     assert_eq!(books.get(Figure::TunnelsOpened), 2);
     assert_eq!(books.get(Figure::Ended(Cause::Drain)), 1);
     assert_eq!(books.get(Figure::Ended(Cause::WorkerStop)), 1);
+}
+
+#[test]
+fn a_client_that_leaves_before_its_101_ended_the_tunnel() {
+    let books = Books::new();
+    let registry = Registry::new(books.clone());
+    drop(registry.open(record(1)));
+    assert_eq!(books.get(Figure::Ended(Cause::ClientReset)), 1);
+    assert_eq!(books.get(Figure::Tunnels), 0);
 }
 
 #[test]
