@@ -15,7 +15,7 @@ use crate::support::backend::{self, Echo, Raw};
 use crate::support::client::{Client, Sequenced};
 use crate::support::gateway::{Gateway, stderr};
 use crate::support::process::{self, Process};
-use crate::support::raw::{self, BINARY, CLOSE, Wire, frame};
+use crate::support::raw::{self, BINARY, CLOSE, Wire, frame, get};
 use crate::support::wait::{SOON, all_along, eventually, until, within};
 use crate::support::wire::WireEnd;
 
@@ -462,5 +462,42 @@ async fn with_accept_for_the_last_clients_still_get_in() {
         .await
         .echo(Message::text("just in time"))
         .await;
+    assert!(gateway.exited(SOON).await.success());
+}
+
+/// A gateway of one worker and two listeners whose worker is stopped while a request waits
+/// in the second one's accept queue.
+async fn with_a_request_in_the_queue() -> (Gateway, Echo, u32, Wire, String) {
+    let echo = Echo::start().await;
+    let one = configs::with("workers = 1\n[reload]\nwatch = false\n", &[&echo.address]);
+    let gateway = Gateway::start(&format!(
+        "{one}\n{}",
+        configs::LISTENER.replace("127.0.0.1", "127.0.0.2")
+    ))
+    .await;
+    let worker = gateway.active_workers().await[0].pid;
+    process::signal(worker, Signal::STOP);
+    let mut waiting = Wire::connect(gateway.bound(1)).await;
+    waiting.send(get("/", "any")).await;
+    (gateway, echo, worker, waiting, one)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_at_a_removed_listener_is_answered() {
+    let (gateway, _echo, worker, mut waiting, one) = with_a_request_in_the_queue().await;
+    gateway.edit(&one);
+    gateway.reloaded().await;
+    process::signal(worker, Signal::CONT);
+    assert!(waiting.head().await.status() > 0);
+    only_one_generation(&gateway, SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_when_the_gateway_stops_is_answered() {
+    let (gateway, _echo, worker, mut waiting, _) = with_a_request_in_the_queue().await;
+    gateway.signal(Signal::TERM);
+    gateway.logged(&["wsgate stops"]).await;
+    process::signal(worker, Signal::CONT);
+    assert!(waiting.head().await.status() > 0);
     assert!(gateway.exited(SOON).await.success());
 }
