@@ -465,9 +465,12 @@ async fn with_accept_for_the_last_clients_still_get_in() {
     assert!(gateway.exited(SOON).await.success());
 }
 
-/// A gateway of one worker and two listeners whose worker is stopped while a request waits
+/// More than a worker accepts in one go.
+const WAITING: usize = 300;
+
+/// A gateway of one worker and two listeners whose worker is stopped while requests wait
 /// in the second one's accept queue.
-async fn with_a_request_in_the_queue() -> (Gateway, Echo, u32, Wire, String) {
+async fn with_requests_in_the_queue() -> (Gateway, Echo, u32, Vec<Wire>, String) {
     let echo = Echo::start().await;
     let one = configs::with("workers = 1\n[reload]\nwatch = false\n", &[&echo.address]);
     let gateway = Gateway::start(&format!(
@@ -477,27 +480,35 @@ async fn with_a_request_in_the_queue() -> (Gateway, Echo, u32, Wire, String) {
     .await;
     let worker = gateway.active_workers().await[0].pid;
     process::signal(worker, Signal::STOP);
-    let mut waiting = Wire::connect(gateway.bound(1)).await;
-    waiting.send(get("/", "any")).await;
+    let mut waiting = Vec::new();
+    for _ in 0..WAITING {
+        let mut wire = Wire::connect(gateway.bound(1)).await;
+        wire.send(get("/", "any")).await;
+        waiting.push(wire);
+    }
     (gateway, echo, worker, waiting, one)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_at_a_removed_listener_is_answered() {
-    let (gateway, _echo, worker, mut waiting, one) = with_a_request_in_the_queue().await;
+    let (gateway, _echo, worker, waiting, one) = with_requests_in_the_queue().await;
     gateway.edit(&one);
     gateway.reloaded().await;
     process::signal(worker, Signal::CONT);
-    assert!(waiting.head().await.status() > 0);
+    for mut wire in waiting {
+        assert!(wire.head().await.status() > 0);
+    }
     only_one_generation(&gateway, SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_when_the_gateway_stops_is_answered() {
-    let (gateway, _echo, worker, mut waiting, _) = with_a_request_in_the_queue().await;
+    let (gateway, _echo, worker, waiting, _) = with_requests_in_the_queue().await;
     gateway.signal(Signal::TERM);
     gateway.logged(&["wsgate stops"]).await;
     process::signal(worker, Signal::CONT);
-    assert!(waiting.head().await.status() > 0);
+    for mut wire in waiting {
+        assert!(wire.head().await.status() > 0);
+    }
     assert!(gateway.exited(SOON).await.success());
 }
