@@ -70,7 +70,8 @@ pub enum ToWorker {
         nonce: u64,
     },
     /// Write every tunnel that matches as one line of JSON to the descriptor
-    /// beside this message (a pipe), then close it.
+    /// beside this message (a pipe), then an empty line, which tells a whole list
+    /// from one that broke off, and close it.
     Tunnels {
         /// Which ones.
         filter: TunnelFilter,

@@ -17,7 +17,7 @@ use wsgate_os::log::{self, LogHandle, LogSettings};
 use wsgate_os::signals::{self, Received};
 use wsgate_os::{limits, systemd};
 use wsgate_protocol::admin::Stopping;
-use wsgate_protocol::control::{FromWorker, ToWorker};
+use wsgate_protocol::control::{FromWorker, ToWorker, VERSION};
 
 use crate::event::{Event, Events, Request};
 use crate::generation::{Content, Record};
@@ -206,7 +206,18 @@ impl Supervisor {
 
     fn said(&mut self, worker: WorkerId, message: FromWorker) {
         match message {
-            FromWorker::Ready { .. } => self.apply(wsgate_lifecycle::Event::Ready(worker)),
+            FromWorker::Ready { version: VERSION } => {
+                self.apply(wsgate_lifecycle::Event::Ready(worker));
+            }
+            // The two come from one image, so this is a fault, and not one to go on with.
+            FromWorker::Ready { version } => {
+                let words =
+                    format!("it speaks version {version} of the control channel, not {VERSION}");
+                self.last_words.insert(worker, words);
+                if let Some(link) = self.links.get(&worker) {
+                    link.kill();
+                }
+            }
             FromWorker::Empty => self.apply(wsgate_lifecycle::Event::Empty(worker)),
             FromWorker::Failed { reason } => {
                 self.last_words.insert(worker, reason);
