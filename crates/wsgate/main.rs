@@ -7,7 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use mimalloc::MiMalloc;
 use wsgate_supervisor::{Error, Options};
+
+/// It keeps small things of one size together: with the C library's, what a burst of handshakes
+/// leaves behind (its tunnels) pins the pages of their buffers, 2.4 to 4.3 KiB of them for each tunnel.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Where the configuration is unless `--config` says otherwise.
 const DEFAULT_CONFIG: &str = "/etc/wsgate/wsgate.toml";

@@ -9,10 +9,12 @@
 mod admin;
 mod answers;
 mod check;
+mod close;
 mod configs;
 mod crash;
 mod ctl;
 mod demo;
+mod dial;
 mod drain;
 mod http;
 mod limits;

@@ -127,6 +127,44 @@ pub(crate) fn server(text: &str) -> Result<ServerAddress, Complaint> {
     Ok(ServerAddress::Name(name.to_owned(), port))
 }
 
+/// An own address to connect from: `10.0.0.5` or `2001:db8::5`.
+pub(crate) fn source(text: &str) -> Result<IpAddr, Complaint> {
+    let wrong = |help: String| {
+        let message = format!("`{text}` is not an address to connect from");
+        Err(Complaint::new(message, help))
+    };
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    match text.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() => {
+            wrong("leave `source` out: the kernel chooses the address then".to_owned())
+        }
+        Ok(IpAddr::V4(ip)) if ip.is_multicast() || ip.is_broadcast() => wrong(of_one_host()),
+        Ok(IpAddr::V6(ip)) if ip.is_multicast() => wrong(of_one_host()),
+        Ok(IpAddr::V6(ip)) => match ip.to_ipv4_mapped() {
+            Some(ip) => wrong(format!("write it as \"{ip}\"")),
+            None => Ok(ip.into()),
+        },
+        Ok(ip) => Ok(ip),
+        Err(_) if bare.parse::<Ipv6Addr>().is_ok() => {
+            wrong(format!("write it without brackets: \"{bare}\""))
+        }
+        Err(_) => match (text.parse::<SocketAddr>(), text.split_once('/')) {
+            (Ok(address), _) => wrong(format!(
+                "the kernel chooses the port: write \"{}\"",
+                address.ip()
+            )),
+            (_, Some((ip, _))) if ip.parse::<IpAddr>().is_ok() => {
+                wrong(format!("name each address, without a prefix: \"{ip}\""))
+            }
+            _ => wrong(of_one_host()),
+        },
+    }
+}
+
+fn of_one_host() -> String {
+    "write an IP address of this machine, as \"10.0.0.5\" or \"2001:db8::5\"".to_owned()
+}
+
 fn without_scheme(scheme: &str, rest: &str) -> String {
     let secure = matches!(scheme, "https" | "wss");
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -219,6 +257,37 @@ mod tests {
     }
 
     #[test]
+    fn sources_are_addresses_of_one_host() {
+        for text in ["10.0.0.5", "127.0.0.2", "2001:db8::5", "::1", "fe80::1"] {
+            assert_eq!(source(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn wrong_sources_say_what_to_write() {
+        for (text, shown) in [
+            ("10.0.0.5:0", "\"10.0.0.5\""),
+            ("[2001:db8::5]:9000", "\"2001:db8::5\""),
+            ("[2001:db8::5]", "\"2001:db8::5\""),
+            ("10.0.0.0/24", "\"10.0.0.0\""),
+            ("::ffff:10.0.0.5", "\"10.0.0.5\""),
+            ("0.0.0.0", "leave `source` out"),
+            ("::", "leave `source` out"),
+            ("eth0", "an IP address of this machine"),
+            ("http://10.0.0.5", "an IP address of this machine"),
+            ("unix:/run/x.sock", "an IP address of this machine"),
+            ("224.0.0.1", "an IP address of this machine"),
+            ("255.255.255.255", "an IP address of this machine"),
+            ("ff02::1", "an IP address of this machine"),
+            ("10.0.0.300", "an IP address of this machine"),
+            ("", "an IP address of this machine"),
+        ] {
+            let help = help(source(text));
+            assert!(help.contains(shown), "{text:?}: {help}");
+        }
+    }
+
+    #[test]
     fn a_path_that_is_not_absolute_is_shown_where_such_files_are() {
         let read = |text| absolute_path(text, "/var/log/wsgate/wsgate.log");
         for (text, shown) in [
@@ -240,6 +309,7 @@ mod tests {
         fn no_text_makes_them_panic(text in "\\PC{0,30}|(unix:|http://)?[a-f0-9.:/\\[\\]]{0,20}") {
             let _ = listen(&text);
             let _ = server(&text);
+            let _ = source(&text);
         }
     }
 }

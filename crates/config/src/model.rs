@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -160,6 +160,12 @@ pub struct Route {
     pub upstream: String,
     /// A tunnel ends when no byte came in either direction for so long.
     pub idle_timeout: Duration,
+    /// A peer that takes nothing for so long, while something waits for it, is gone.
+    pub send_timeout: Duration,
+    /// A tunnel's longest life; `None` is any.
+    pub max_age: Option<Duration>,
+    /// A client that is silent for so long is pinged; `None` is never.
+    pub ping_interval: Option<Duration>,
     /// The supervisor's number for this route, stable across generations.
     #[serde(default)]
     pub number: u32,
@@ -232,6 +238,9 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// Connects to another server before the client gets 502.
     pub retries: u32,
+    /// Own addresses to connect from, in turn, those of the server's family; none twice. Where
+    /// there is none the kernel chooses.
+    pub source: Vec<IpAddr>,
     /// At least one, no address twice.
     pub servers: Vec<Server>,
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
-use wsgate_protocol::admin::{DEFAULT_SOCKET, TunnelFilter, TunnelState};
+use wsgate_protocol::admin::{
+    DEFAULT_SOCKET, LONGEST_REASON, TunnelFilter, TunnelState, is_close_code,
+};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, \
     3 no supervisor, 4 no answer in time, 130 interrupted.";
@@ -59,6 +61,11 @@ pub enum Command {
     /// IN is what came from the client, OUT what came from the server. A narrow
     /// terminal leaves out columns; a pipe and --json have them all.
     Tunnels(TunnelsArgs),
+    /// Close tunnels politely, each by its id
+    ///
+    /// Client and server get a Close frame. Returns when the closes have begun. A tunnel
+    /// that is refused does not keep the others open.
+    Close(CloseArgs),
     /// Start a new generation with the configuration on disk
     ///
     /// Returns when the new generation is active. A configuration with mistakes
@@ -98,6 +105,9 @@ pub enum Command {
 /// Which tunnels to list: those that match all that is given.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TunnelsArgs {
+    /// Only the one with this id
+    #[arg(long)]
+    pub id: Option<String>,
     /// Only those of this route
     #[arg(long)]
     pub route: Option<String>,
@@ -130,6 +140,7 @@ pub struct TunnelsArgs {
 impl TunnelsArgs {
     pub(crate) fn filter(&self) -> TunnelFilter {
         TunnelFilter {
+            id: self.id.clone(),
             route: self.route.clone(),
             upstream: self.upstream.clone(),
             server: self.server.clone(),
@@ -141,6 +152,20 @@ impl TunnelsArgs {
             idle_for: self.idle_for.map(|idle| idle.as_secs_f64()),
         }
     }
+}
+
+/// Which tunnels to close, and what their peers are told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CloseArgs {
+    /// Ids, as `wsctl tunnels` lists them
+    #[arg(value_name = "ID", required = true)]
+    pub ids: Vec<String>,
+    /// Status code of the Close frames: 1000 to 1003, 1007 to 1014 or 3000 to 4999; 1001 (Going Away) if not given
+    #[arg(long, value_name = "N", value_parser = close_code)]
+    pub code: Option<u16>,
+    /// Their reason, at most 123 bytes; "closed by operator" if not given
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub reason: Option<String>,
 }
 
 /// Which server to drain, and how gently.
@@ -229,6 +254,22 @@ fn close_rate(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "expected tunnels per second, from 1 to 1,000,000".to_owned())
 }
 
+fn close_code(text: &str) -> Result<u16, String> {
+    let code = text.parse().ok();
+    code.filter(|code| is_close_code(*code))
+        .ok_or_else(|| "expected 1000 to 1003, 1007 to 1014 or 3000 to 4999".to_owned())
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    if text.len() > LONGEST_REASON {
+        let length = text.len();
+        return Err(format!(
+            "it has {length} bytes, a Close frame carries {LONGEST_REASON}"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 /// The names here are those of the JSON.
 fn tunnel_states() -> impl TypedValueParser<Value = TunnelState> {
     PossibleValuesParser::new(["open", "draining", "closing"]).map(|name| match name.as_str() {
@@ -270,12 +311,12 @@ mod tests {
 
     #[test]
     fn the_filters_are_those_of_the_api() {
-        let line =
-            "wsctl tunnels --route r --worker 7 --state draining --older-than 1h --idle-for 1500ms";
+        let line = "wsctl tunnels --id 6b-1-1 --route r --worker 7 --state draining --older-than 1h --idle-for 1500ms";
         let Command::Tunnels(args) = parse(line).unwrap().args.command else {
             panic!("not the tunnels command");
         };
         let expected = TunnelFilter {
+            id: Some("6b-1-1".to_owned()),
             route: Some("r".to_owned()),
             worker: Some(7),
             state: Some(TunnelState::Draining),
@@ -298,7 +339,12 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_wrong_usage() {
-        for line in ["reload --dry-run", "drain a/b --wait", "upgrade", "close x"] {
+        for line in [
+            "reload --dry-run",
+            "drain a/b --wait",
+            "upgrade",
+            "close --server a",
+        ] {
             assert_eq!(
                 parse(&format!("wsctl {line}")).unwrap_err().exit_code(),
                 2,
@@ -313,6 +359,9 @@ mod tests {
             ("drain a/b --close-rate 0", "from 1 to 1,000,000"),
             ("drain a/b --close-rate 1000001", "from 1 to 1,000,000"),
             ("drain a/b --grace 366d", "365d is the longest grace"),
+            ("close", "<ID>"),
+            ("close a --code 1006", "1007 to 1014"),
+            ("close a --code 70000", "1007 to 1014"),
             ("tunnels --older-than x", "for example 1h or 30s"),
             ("tunnels --idle-for 10", "for example 1h or 30s"),
             ("status --timeout soon", "for example 1h or 30s"),
@@ -322,6 +371,29 @@ mod tests {
             assert!(error.to_string().contains(expected), "{line}: {error}");
         }
         assert!(parse("wsctl drain a/b --grace 365d --close-rate 1000000").is_ok());
+    }
+
+    #[test]
+    fn a_reason_is_counted_in_bytes() {
+        let close =
+            |reason: &str| Wsctl::try_parse_from(["wsctl", "close", "a", "--reason", reason]);
+        assert!(close(&"x".repeat(123)).is_ok());
+        let error = close(&"ü".repeat(62)).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("124 bytes"), "{error}");
+    }
+
+    #[test]
+    fn what_help_says_is_what_is_sent_without_a_word() {
+        use wsgate_protocol::admin::{CLOSE_CODE, CLOSE_REASON};
+        let mut wsctl = Wsctl::command();
+        let close = wsctl.find_subcommand_mut("close").unwrap();
+        let help = close.render_long_help().to_string();
+        assert!(
+            help.contains(&format!("{CLOSE_CODE} (Going Away) if")),
+            "{help}"
+        );
+        assert!(help.contains(&format!("\"{CLOSE_REASON}\" if")), "{help}");
     }
 
     #[test]

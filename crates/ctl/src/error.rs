@@ -55,6 +55,8 @@ pub(crate) enum CtlError {
     },
     #[error("these workers did not answer within 1 s, their tunnels are not listed: {pids}")]
     Incomplete { pids: String },
+    #[error("{refused} of {of} tunnels were not closed")]
+    NotClosed { refused: usize, of: usize },
     #[error("not a valid request: {0}")]
     Request(#[from] http::Error),
     #[error("cannot write to the standard output: {0}")]
@@ -100,23 +102,33 @@ pub(crate) fn report(error: &CtlError, args: &CtlArgs, console: &mut Console<'_>
     if code == 0 {
         return code;
     }
-    if let CtlError::Refused { json, .. } = error
-        && args.json
-    {
-        let _ = console.json(json).and_then(|()| console.flush());
-    }
-    let _ = console.err.write_all(render(error, args).as_bytes());
+    let goes_on = what_goes_on(&args.command).filter(|_| matches!(code, 4 | 130));
+    tell_with(error, goes_on, args.json, console);
     code
 }
 
-fn render(error: &CtlError, args: &CtlArgs) -> String {
+/// Tells the operator of an error that is not the end of the command.
+pub(crate) fn tell(error: &CtlError, json: bool, console: &mut Console<'_>) {
+    tell_with(error, None, json, console);
+}
+
+fn tell_with(error: &CtlError, goes_on: Option<&str>, json: bool, console: &mut Console<'_>) {
+    if let CtlError::Refused { json: body, .. } = error
+        && json
+    {
+        let _ = console.json(body).and_then(|()| console.flush());
+    }
+    let _ = console.err.write_all(render(error, goes_on).as_bytes());
+}
+
+fn render(error: &CtlError, goes_on: Option<&str>) -> String {
     let kind = match error {
         // What could be listed has been.
         CtlError::Incomplete { .. } => "warning",
         _ => "error",
     };
     let mut text = format!("{kind}: {error}");
-    if let (4 | 130, Some(what)) = (error.exit_code(), what_goes_on(&args.command)) {
+    if let Some(what) = goes_on {
         let _ = write!(text, "; {what}");
     }
     text.push('\n');
@@ -139,6 +151,7 @@ fn what_goes_on(command: &Command) -> Option<&'static str> {
         Command::Drain(_) | Command::Undrain { .. } | Command::Maint { .. } => {
             Some("the change may have been made, see `wsctl status`")
         }
+        Command::Close(_) => Some("tunnels may have been closed, see `wsctl tunnels`"),
         Command::Status | Command::Tunnels(_) | Command::Completions { .. } => None,
     }
 }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use console::Console;
 use error::CtlError;
 
-pub use args::{Command, CtlArgs, DrainArgs, Target, TunnelsArgs, Wsctl};
+pub use args::{CloseArgs, Command, CtlArgs, DrainArgs, Target, TunnelsArgs, Wsctl};
 
 /// Runs one command against the supervisor and prints what came of it.
 ///

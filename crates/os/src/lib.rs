@@ -9,7 +9,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "pidfd, mmap and signal dispositions have no safe interface"
+    reason = "pidfd, mmap, signal dispositions and the allocator have no safe interface"
 )]
 
 #[cfg(not(target_os = "linux"))]
@@ -21,6 +21,7 @@ pub mod limits;
 pub mod lock;
 pub mod log;
 pub mod memfd;
+pub mod memory;
 pub mod pipe;
 pub mod process;
 pub mod signals;

@@ -37,12 +37,17 @@ pub fn probe(addr: SocketAddr) -> io::Result<()> {
 /// A TCP socket bound with SO_REUSEPORT, which does not listen: connects are refused.
 /// With port 0 the kernel chooses one; see [`local_addr`].
 ///
+/// It has TCP_NODELAY and SO_KEEPALIVE for what will be accepted from it: Linux passes both on, so
+/// nobody has to set them for each connection.
+///
 /// # Errors
 /// Those of socket(2) and bind(2); `AddrInUse` if the address is held without
 /// SO_REUSEPORT, or by another user.
 pub fn bind_reuseport(addr: SocketAddr) -> io::Result<OwnedFd> {
     let socket = new_socket(addr)?;
     socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)?;
     bind(&socket, addr)?;
     Ok(socket.into())
 }

@@ -350,6 +350,9 @@ pub struct Tunnel {
     pub age_seconds: f64,
     /// Since the last byte in either direction.
     pub idle_seconds: f64,
+    /// How long the client took to answer wsgate's last ping that it answered
+    /// (the route's `ping_interval`).
+    pub round_trip_seconds: Option<f64>,
     /// Bytes from the client to the server.
     pub bytes_from_client: u64,
     /// Bytes from the server to the client.
@@ -379,6 +382,9 @@ pub enum TunnelState {
 /// Query parameters of `GET /v1/tunnels`. Those given must all match.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TunnelFilter {
+    /// The tunnel's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// The route's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
@@ -411,6 +417,37 @@ pub struct TunnelFilter {
 /// Name of the response header of `GET /v1/tunnels` that lists, separated by
 /// commas, the pids of workers that did not answer within a second. Absent if all did.
 pub const UNRESPONSIVE_HEADER: &str = "wsgate-unresponsive-workers";
+
+/// Body of `DELETE /v1/tunnels/{id}`; an empty body is all defaults. The answer, given as
+/// soon as the tunnel's worker has been told, is its [`Tunnel`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloseRequest {
+    /// Status code of the Close frames, see [`is_close_code`]; [`CLOSE_CODE`] if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    /// Their reason, at most [`LONGEST_REASON`] bytes; [`CLOSE_REASON`] if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What a tunnel is closed with unless the operator says more: Going Away. Client libraries
+/// that tell codes apart connect anew after it, so a close made in error heals by itself.
+pub const CLOSE_CODE: u16 = 1001;
+
+/// The reason that goes with it.
+pub const CLOSE_REASON: &str = "closed by operator";
+
+/// Bytes of a Close frame's reason: a control frame carries 125, two of which are the code
+/// (RFC 6455 section 5.5).
+pub const LONGEST_REASON: usize = 123;
+
+/// Whether an endpoint may send this status code (RFC 6455 section 7.4): the same as
+/// `drain.close_code` takes.
+#[must_use]
+pub const fn is_close_code(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
 
 /// Body of `POST /v1/reload`: nothing, or an empty object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,13 +5,17 @@
 //! cleared, its totals are kept, by the supervisor.
 
 /// Why a tunnel ended, in the order of their cells.
-pub const CAUSES: [&str; 7] = [
+pub const CAUSES: [&str; 11] = [
     "client",
     "server",
     "client_reset",
     "server_reset",
     "idle",
+    "send_timeout",
+    "max_age",
+    "ping_timeout",
     "drain",
+    "admin",
     "worker_stop",
 ];
 

@@ -64,6 +64,15 @@ pub enum ToWorker {
         /// Its number.
         server: u32,
     },
+    /// Close one tunnel politely, now. One that is not there has ended.
+    CloseTunnel {
+        /// Its id.
+        id: String,
+        /// Status code of the Close frames.
+        code: u16,
+        /// Their reason, at most 123 bytes.
+        reason: String,
+    },
     /// Answer [`FromWorker::Pong`].
     Ping {
         /// Comes back.

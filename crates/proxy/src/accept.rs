@@ -7,13 +7,15 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 use tracing::warn;
 
 use crate::gateway::Gateway;
+use crate::seldom::Seldom;
+use crate::shortage::Shortage;
 use crate::socket::{Peer, Socket};
 use crate::{Figure, connection};
 
@@ -21,13 +23,11 @@ use crate::{Figure, connection};
 /// queue stays ready, and trying at once again would only burn the CPU.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How often the log says so.
-const TELL_EVERY: Duration = Duration::from_secs(10);
-
 /// A socket that listens already. It is made non-blocking.
 #[derive(Debug)]
 pub enum Listening {
-    /// TCP.
+    /// TCP. Its connections get TCP_NODELAY and SO_KEEPALIVE from it, if it has them: on Linux they
+    /// inherit both, and two system calls for each are saved.
     Tcp(std::net::TcpListener),
     /// A Unix socket.
     Unix(std::os::unix::net::UnixListener),
@@ -172,11 +172,11 @@ fn accept_waiting(listener: &Listening) -> io::Result<Option<(Socket, Peer)>> {
 }
 
 async fn run(gateway: Arc<Gateway>, name: Arc<str>, listener: Shared) {
-    let mut told = None;
+    let told = Seldom::default();
     loop {
         if gateway.tasks.len() >= gateway.connections_here {
             complain(
-                &mut told,
+                &told,
                 &name,
                 &"this worker holds as many as its descriptors allow",
             );
@@ -189,17 +189,18 @@ async fn run(gateway: Arc<Gateway>, name: Arc<str>, listener: Shared) {
             // The client was gone before it was accepted.
             Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Some(Err(error)) => {
-                complain(&mut told, &name, &error);
+                match Shortage::of(&error) {
+                    Some(shortage) => complain(&told, &name, &shortage),
+                    None => complain(&told, &name, &error),
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
 }
 
-/// Not every time: what lacks now may lack for long.
-fn complain(told: &mut Option<Instant>, listener: &str, why: &dyn std::fmt::Display) {
-    if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-        *told = Some(Instant::now());
+fn complain(told: &Seldom, listener: &str, why: &dyn std::fmt::Display) {
+    if told.is_due() {
         warn!(
             target: "wsgate::proxy",
             listener,
@@ -221,8 +222,6 @@ fn poll_shared(
 
 fn begin(gateway: &Arc<Gateway>, name: &Arc<str>, socket: Socket, peer: Peer) {
     gateway.ledger.add(Figure::Connections, 1);
-    // Fails only if the client is gone again, which the first read will find out.
-    let _ = socket.set_nodelay();
     let serving = connection::serve(Arc::clone(gateway), Arc::clone(name), socket, peer);
     gateway.tasks.spawn(serving);
 }

@@ -63,7 +63,7 @@ impl Access {
     }
 
     pub(crate) fn picked(&mut self, pick: &Pick) {
-        self.server = Some(Arc::clone(&pick.server().name));
+        self.server = Some(Arc::clone(&pick.server().shared.name));
     }
 
     /// A `Host` for a request that came without.
@@ -154,9 +154,9 @@ pub(crate) fn opened(record: &Record) {
         listener = &*record.listener,
         host = &*record.host,
         path = &*record.path,
-        route = &*record.route,
-        upstream = &*record.upstream,
-        server = &*record.server,
+        route = &*record.route.name,
+        upstream = &*record.server.upstream,
+        server = &*record.server.name,
         subprotocol = record.subprotocol.as_deref(),
         "tunnel opened"
     );
@@ -170,14 +170,15 @@ pub(crate) fn ended(record: &Record, ending: &Ending) {
         target: "wsgate::access",
         id = &*record.id,
         client = %record.client,
-        route = &*record.route,
-        server = &*record.server,
+        route = &*record.route.name,
+        server = &*record.server.name,
         duration_ms = record.opened.elapsed().as_millis() as u64,
         bytes_from_client,
         bytes_from_server,
         messages_from_client,
         messages_from_server,
         cause = ending.cause.name(),
+        round_trip_us = record.round_trip().map(|it| it.as_micros() as u64),
         client_code = ending.client_code,
         server_code = ending.server_code,
         note = ending.note,

@@ -24,6 +24,8 @@ pub(crate) struct Refusal {
     pub(crate) reason: &'static str,
     /// For the log.
     pub(crate) detail: Option<String>,
+    /// No other server can do better.
+    pub(crate) everywhere: bool,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -33,6 +35,7 @@ impl Refusal {
             status,
             reason,
             detail: None,
+            everywhere: false,
             headers: Vec::new(),
         }
     }
@@ -126,7 +129,12 @@ impl From<DialError> for Refusal {
                 StatusCode::GATEWAY_TIMEOUT,
                 "the server did not accept a connection in time",
             ),
-            DialError::Local(_) => Self::busy("the gateway has no resources for a connection"),
+            DialError::Short(_) | DialError::NoPort { .. } => {
+                Self::busy("the gateway has no resources for a connection")
+            }
+            DialError::NotOurs(_) | DialError::Unfit { .. } => {
+                Self::busy("the gateway has no address to connect from")
+            }
             DialError::Failed(_) => {
                 Self::new(StatusCode::BAD_GATEWAY, "no connection to the server")
             }

@@ -72,7 +72,7 @@ impl Attempts {
         }
     }
 
-    /// How the try at the server picked last failed.
+    /// How the try at the server picked last failed. No other one is tried if that cannot help.
     pub(crate) fn failed(&mut self, refusal: Refusal) {
         self.last = Some(refusal);
     }
@@ -80,10 +80,11 @@ impl Attempts {
     fn next_place(&self, ledger: &dyn Ledger) -> Option<usize> {
         let upstream = self.table.plan.upstream_of(self.route);
         let may = |place: usize, server: &Server| {
-            self.table.is_ready(server.number) && !self.tried.contains(&place)
+            self.table.is_ready(server.shared.number) && !self.tried.contains(&place)
         };
+        let hopeless = self.last.as_ref().is_some_and(|last| last.everywhere);
         let more = self.tried.len() <= upstream.retries as usize;
-        more.then(|| pick(upstream, may, ledger))?
+        (more && !hopeless).then(|| pick(upstream, may, ledger))?
     }
 }
 
@@ -141,7 +142,7 @@ fn pick(
             let first = next.fetch_add(1, Ordering::Relaxed) % servers.len().max(1);
             let load = |server: &Server| {
                 (
-                    ledger.tunnels_to(server.number) + waiting(&server.waiting),
+                    ledger.tunnels_to(server.shared.number) + waiting(&server.waiting),
                     server.weight,
                 )
             };
@@ -185,7 +186,36 @@ fn least(loads: impl Iterator<Item = (usize, (u64, u32))>) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use wsgate_config::{Sources, parse};
+
     use super::*;
+    use crate::table::Plan;
+    use crate::tests::ledger::Books;
+
+    const THREE: &str = "[[listener]]\naddress = '127.0.0.1:0'\n[[route]]\nupstream = 'a'\n\
+        [upstream.a]\nretries = 1\nservers = ['10.0.0.1:1', '10.0.0.2:1', '10.0.0.3:1']\n";
+
+    /// The servers that one request tries if each fails so.
+    fn tried(everywhere: bool) -> Vec<String> {
+        let config = parse(Sources::from_text("test", THREE)).unwrap().config;
+        let table = Arc::new(Table::new(Arc::new(Plan::new(&config)), &[]));
+        let route = table.plan.find("any", "/").unwrap();
+        let mut attempts = Attempts::new(table, route);
+        let mut tried = Vec::new();
+        while let Ok(pick) = attempts.next(&*Books::new()) {
+            tried.push(pick.server().shared.name.to_string());
+            let mut refusal = Refusal::busy("no");
+            refusal.everywhere = everywhere;
+            attempts.failed(refusal);
+        }
+        tried
+    }
+
+    #[test]
+    fn no_other_server_is_tried_where_none_can_help() {
+        assert_eq!(tried(false), ["10.0.0.1:1", "10.0.0.2:1"]);
+        assert_eq!(tried(true), ["10.0.0.1:1"]);
+    }
 
     #[test]
     fn round_robin_spreads_by_weight_and_evenly() {

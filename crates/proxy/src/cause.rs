@@ -13,21 +13,33 @@ pub enum Cause {
     ServerReset,
     /// No byte came for the route's `idle_timeout`.
     Idle,
+    /// A peer took nothing of what waited for it for the route's `send_timeout`.
+    SendTimeout,
+    /// It was as old as the route's `max_age` allows.
+    MaxAge,
+    /// The client left two pings unanswered, and sent nothing else.
+    PingTimeout,
     /// A deadline came: of its generation, or of its server.
     Drain,
+    /// An operator closed it.
+    Admin,
     /// Its worker had to end at once.
     WorkerStop,
 }
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::Client,
         Self::Server,
         Self::ClientReset,
         Self::ServerReset,
         Self::Idle,
+        Self::SendTimeout,
+        Self::MaxAge,
+        Self::PingTimeout,
         Self::Drain,
+        Self::Admin,
         Self::WorkerStop,
     ];
 
@@ -40,7 +52,11 @@ impl Cause {
             Self::ClientReset => "client_reset",
             Self::ServerReset => "server_reset",
             Self::Idle => "idle",
+            Self::SendTimeout => "send_timeout",
+            Self::MaxAge => "max_age",
+            Self::PingTimeout => "ping_timeout",
             Self::Drain => "drain",
+            Self::Admin => "admin",
             Self::WorkerStop => "worker_stop",
         }
     }

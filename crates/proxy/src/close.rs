@@ -11,7 +11,7 @@ mod farewell;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use farewell::Farewell;
+pub(crate) use farewell::{Farewell, masking_key};
 
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::frames::Side;
 use crate::socket::Socket;
-use crate::tunnel::{Broken, End, Ends, Lane, Lost, ROUNDS, Tally, discard, fin, write};
+use crate::tunnel::{Broken, End, Ends, Lane, Lost, ROUNDS, Tally, Turn, discard, fin, write};
 
 /// How long a frame may take to end, and then how long a peer may take to end its connection.
 pub(crate) const CLOSE_WAIT: Duration = Duration::from_secs(2);
@@ -134,17 +134,22 @@ impl Closing {
             server,
             to_client,
             to_server,
+            pings,
             ..
         } = ends;
         let farewell = &self.farewell;
+        let turn = Turn {
+            tally: &mut up,
+            pings: pings.as_deref_mut(),
+        };
         self.to_server
-            .poll(cx, to_server, client, server, &mut up, || {
-                farewell.to_server()
-            });
+            .poll(cx, to_server, client, server, turn, || farewell.to_server());
+        let turn = Turn {
+            tally: &mut down,
+            pings: None,
+        };
         self.to_client
-            .poll(cx, to_client, server, client, &mut down, || {
-                farewell.to_client()
-            });
+            .poll(cx, to_client, server, client, turn, || farewell.to_client());
         self.to_server.forget_rest(cx, to_server, client);
         self.to_client.forget_rest(cx, to_client, server);
         ends.publish(up, down);
@@ -198,11 +203,11 @@ impl Way {
         lane: &mut Lane,
         source: &mut Socket,
         sink: &mut Socket,
-        tally: &mut Tally,
+        turn: Turn<'_>,
         farewell: impl FnOnce() -> Bytes,
     ) {
         if let Stage::Relaying = self.stage {
-            let Poll::Ready(reached) = self.relay(cx, lane, source, sink, tally) else {
+            let Poll::Ready(reached) = self.relay(cx, lane, source, sink, turn) else {
                 return;
             };
             self.stage = match reached {
@@ -230,7 +235,7 @@ impl Way {
         lane: &mut Lane,
         source: &mut Socket,
         sink: &mut Socket,
-        tally: &mut Tally,
+        mut turn: Turn<'_>,
     ) -> Poll<Reached> {
         for _ in 0..ROUNDS {
             let most = match lane.end {
@@ -241,7 +246,7 @@ impl Way {
             if most == 0 && !lane.has_pending() {
                 return Poll::Ready(where_it_stands(lane));
             }
-            match ready!(lane.step(cx, source, sink, most, tally)) {
+            match ready!(lane.step(cx, source, sink, most, turn.again())) {
                 Ok(()) => {}
                 Err(Broken::Source) => lane.end = End::Read,
                 Err(Broken::Sink) => {

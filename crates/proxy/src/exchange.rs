@@ -17,7 +17,7 @@ use crate::answer::Refusal;
 use crate::balance::{Attempts, Pick};
 use crate::body::Body;
 use crate::connection::Front;
-use crate::dial::{DialError, dial};
+use crate::dial::dial;
 use crate::gateway::Gateway;
 use crate::socket::Socket;
 use crate::{handshake, http as plain, target};
@@ -67,7 +67,7 @@ async fn forward(
         ));
     };
     access.routed(
-        &table.plan.route(route).name,
+        &table.plan.route(route).shared.name,
         &table.plan.upstream_of(route).name,
     );
     let attempts = Attempts::new(table, route);
@@ -87,14 +87,19 @@ async fn forward(
 /// Connects to a server that was picked.
 pub(crate) async fn connect(gateway: &Gateway, pick: &Pick) -> Result<Socket, Refusal> {
     let server = pick.server();
-    let dialed = dial(&server.address, pick.upstream().connect_timeout).await;
-    dialed.map_err(|error| {
-        if !matches!(error, DialError::Local(_)) {
+    let limit = pick.upstream().connect_timeout;
+    let dialled = dial(&server.address, &server.sources, limit).await;
+    dialled.map_err(|error| {
+        if error.is_the_servers() {
             gateway
                 .ledger
-                .add(Figure::ServerConnectFailures(server.number), 1);
+                .add(Figure::ServerConnectFailures(server.shared.number), 1);
         }
-        Refusal::from(error)
+        let mut servers = pick.upstream().servers.iter();
+        let elsewhere = servers.any(|other| error.may_differ_at(&other.address));
+        let mut refusal = Refusal::from(error);
+        refusal.everywhere = !elsewhere;
+        refusal
     })
 }
 

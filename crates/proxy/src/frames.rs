@@ -24,18 +24,21 @@ const LENGTH: u8 = 0x7f;
 const CONTINUATION: u8 = 0x0;
 const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
 
 /// One of the two peers of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
+    /// It opened the handshake, and masks.
     Client,
+    /// It answered, and does not mask.
     Server,
 }
 
 /// The position in one direction's frames. 32 bytes: every tunnel holds two.
-#[derive(Debug)]
-pub(crate) struct Tracker {
+#[derive(Clone, Debug)]
+pub struct Tracker {
     /// Payload bytes of the current frame that are still to come.
     left: u64,
     /// The current frame's header, as far as `have` says; whole while in its payload.
@@ -61,14 +64,18 @@ enum Phase {
 
 /// What ended within the bytes of one [`Tracker::advance`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// Text and binary messages, however many fragments they had.
-    pub(crate) messages: u32,
+    pub messages: u32,
+    /// Ping frames.
+    pub pings: u32,
+    /// Pong frames.
+    pub pongs: u32,
 }
 
 impl Tracker {
     /// At the first byte after the handshake. Clients mask, servers do not (section 5.1).
-    pub(crate) const fn new(sender: Side) -> Self {
+    pub const fn new(sender: Side) -> Self {
         Self {
             left: 0,
             header: [0; LONGEST_HEADER],
@@ -81,10 +88,14 @@ impl Tracker {
     }
 
     /// Moves on by bytes that were written to the receiver.
-    pub(crate) fn advance(&mut self, mut bytes: &[u8]) -> Seen {
+    pub fn advance(&mut self, mut bytes: &[u8]) -> Seen {
         let mut seen = Seen::default();
         while !bytes.is_empty() {
             bytes = match self.phase {
+                Phase::Header if self.have == 0 => match self.skip_whole(bytes, &mut seen) {
+                    [] => break,
+                    rest => self.take_header(rest, &mut seen),
+                },
                 Phase::Header => self.take_header(bytes, &mut seen),
                 Phase::Payload => self.skip_payload(bytes, &mut seen),
                 Phase::Closed | Phase::Unframed => break,
@@ -130,6 +141,39 @@ impl Tracker {
     /// Whether the sender broke RFC 6455 framing.
     pub(crate) fn unframed(&self) -> bool {
         self.phase == Phase::Unframed
+    }
+
+    /// From a boundary on, jumps over messages of one frame each that are whole in `bytes` and
+    /// shorter than 64 KiB: nearly all traffic. What follows (control frames, fragments, a frame
+    /// that goes on beyond `bytes`, broken framing) is left to the steps below.
+    fn skip_whole<'a>(&self, mut bytes: &'a [u8], seen: &mut Seen) -> &'a [u8] {
+        if self.in_message {
+            return bytes;
+        }
+        let (mask, key) = match self.sender {
+            Side::Client => (MASKED, 4),
+            Side::Server => (0, 0),
+        };
+        while let [first, second, rest @ ..] = bytes {
+            // FIN, and text or binary.
+            if !matches!(first & (FIN | OPCODE), 0x81 | 0x82) {
+                break;
+            }
+            let whole = match (second ^ mask, rest) {
+                (length @ 0..=125, _) => key + usize::from(length),
+                (126, [high, low, ..]) => match u16::from_be_bytes([*high, *low]) {
+                    // Not in its shortest form.
+                    0..=125 => break,
+                    length => 2 + key + usize::from(length),
+                },
+                // Wrongly masked, or a length of eight bytes.
+                _ => break,
+            };
+            let Some(rest) = rest.get(whole..) else { break };
+            bytes = rest;
+            seen.messages += 1;
+        }
+        bytes
     }
 
     fn take_header<'a>(&mut self, bytes: &'a [u8], seen: &mut Seen) -> &'a [u8] {
@@ -193,6 +237,8 @@ impl Tracker {
                 self.in_message = first & FIN == 0;
                 seen.messages += u32::from(!self.in_message);
             }
+            PING => seen.pings += 1,
+            PONG => seen.pongs += 1,
             _ => {}
         }
     }
@@ -206,7 +252,7 @@ impl Tracker {
             1..=BINARY => !self.in_message,
             // Section 5.5.1: a Close frame with a body begins it with a two-byte code.
             CLOSE => first & FIN != 0 && length <= 125 && length != 1,
-            9..=PONG => first & FIN != 0 && length <= 125,
+            PING..=PONG => first & FIN != 0 && length <= 125,
             _ => false,
         };
         shape && (second & MASKED != 0) == (self.sender == Side::Client)

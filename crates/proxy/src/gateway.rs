@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,7 @@ use crate::accept::{Acceptor, Listening};
 use crate::pool::Pool;
 use crate::registry::{ClosePlan, Registry};
 use crate::table::{Plan, ServerState, Table};
-use crate::{Ledger, Record};
+use crate::{Deadline, Ledger, Record};
 
 /// What a gateway is made from.
 pub struct Settings {
@@ -112,6 +113,17 @@ impl Gateway {
     /// Takes the deadlines of [`Gateway::drain_server`] back.
     pub fn undrain_server(&self, server: u32) {
         self.registry.undrain_server(server);
+    }
+
+    /// Closes one tunnel politely, with this status code (RFC 6455 section 7.4) and a reason of at most 123
+    /// bytes. Whether it lives here.
+    pub fn close_tunnel(&self, id: &str, code: u16, reason: &str) -> bool {
+        let deadline = Deadline {
+            at: Instant::now(),
+            code,
+            reason: reason.into(),
+        };
+        self.registry.close_tunnel(id, deadline)
     }
 
     /// The live tunnels, oldest first.

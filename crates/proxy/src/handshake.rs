@@ -13,7 +13,7 @@ pub(crate) use offer::is_upgrade;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -99,25 +99,21 @@ pub(crate) async fn upgrade(
 }
 
 fn record(front: &Front, access: &Access, pick: &Pick, subprotocol: Option<Box<str>>) -> Record {
-    let (route, server) = (pick.route(), pick.server());
     Record {
         id: access.id.clone(),
-        client: front.peer.to_string().into(),
+        client: front.peer,
         listener: Arc::clone(&front.listener),
         host: access.host.clone(),
         path: access.path.clone(),
-        route: Arc::clone(&route.name),
-        route_number: route.number,
-        upstream: Arc::clone(&pick.upstream().name),
-        server: Arc::clone(&server.name),
-        server_number: server.number,
+        route: Arc::clone(&pick.route().shared),
+        server: Arc::clone(&pick.server().shared),
         subprotocol,
-        idle_timeout: route.idle_timeout,
         opened: Instant::now(),
         opened_at: SystemTime::now(),
         from_client: Flow::default(),
         from_server: Flow::default(),
         last_byte_ms: AtomicU64::new(0),
+        round_trip_us: AtomicU32::new(0),
         unframed: AtomicBool::new(false),
         closing: AtomicBool::new(false),
         orders: Orders::default(),

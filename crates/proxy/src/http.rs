@@ -101,7 +101,7 @@ async fn try_server(
     mut request: Request<Outgoing>,
     spare: Option<&Parts>,
 ) -> Result<Response<Incoming>, Failed> {
-    while let Some(sender) = front.gateway.pool.take(pick.server().number) {
+    while let Some(sender) = front.gateway.pool.take(pick.server().shared.number) {
         request = match send(front, pick, sender, request).await {
             Ok(response) => return Ok(response),
             Err(failed) => failed.again(spare).map_err(Failed::ForGood)?.1,
@@ -132,7 +132,10 @@ async fn send(
     };
     let mut failed = match answered {
         Ok(response) => {
-            front.gateway.pool.give_back(pick.server().number, sender);
+            front
+                .gateway
+                .pool
+                .give_back(pick.server().shared.number, sender);
             return Ok(response);
         }
         Err(failed) => failed,

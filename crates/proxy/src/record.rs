@@ -5,39 +5,33 @@
 //! the tunnel's sockets.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::task::AtomicWaker;
+
+use crate::socket::Peer;
 
 /// One live tunnel.
 #[derive(Debug)]
 pub struct Record {
     /// The same for its whole life; also the request id of its handshake.
     pub id: Box<str>,
-    /// The client's address, or `unix`.
-    pub client: Box<str>,
+    /// The client's end.
+    pub client: Peer,
     /// The listener that it came in by.
     pub listener: Arc<str>,
     /// The request's host, without a port.
     pub host: Box<str>,
     /// The request's path, without a query.
     pub path: Box<str>,
-    /// The route's name.
-    pub route: Arc<str>,
-    /// The route's number.
-    pub route_number: u32,
-    /// The upstream's name.
-    pub upstream: Arc<str>,
-    /// The server's address, as in the configuration.
-    pub server: Arc<str>,
-    /// The server's number.
-    pub server_number: u32,
+    /// What it was routed by.
+    pub route: Arc<Route>,
+    /// Where it leads to.
+    pub server: Arc<Server>,
     /// The agreed subprotocol.
     pub subprotocol: Option<Box<str>>,
-    /// The tunnel ends when no byte came for so long.
-    pub idle_timeout: Duration,
     /// When the 101 was sent.
     pub opened: Instant,
     /// The same as a time of day.
@@ -46,9 +40,46 @@ pub struct Record {
     pub(crate) from_server: Flow,
     /// Milliseconds from `opened` to the last byte in either direction.
     pub(crate) last_byte_ms: AtomicU64,
+    /// Microseconds from wsgate's last answered ping to its pong; 0 before the first.
+    pub(crate) round_trip_us: AtomicU32,
     pub(crate) unframed: AtomicBool,
     pub(crate) closing: AtomicBool,
     pub(crate) orders: Orders,
+}
+
+/// What all tunnels of a route share.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its number.
+    pub number: u32,
+    /// When its tunnels end by themselves.
+    pub timeouts: Timeouts,
+}
+
+/// What all tunnels to a server share.
+#[derive(Debug)]
+pub struct Server {
+    /// Its address, as in the configuration.
+    pub name: Arc<str>,
+    /// Its number.
+    pub number: u32,
+    /// The name of its upstream.
+    pub upstream: Arc<str>,
+}
+
+/// When a tunnel ends by itself, and how its client is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// No byte in either direction for so long.
+    pub idle: Duration,
+    /// A peer has taken nothing of what waits for it for so long.
+    pub send: Duration,
+    /// Its longest life.
+    pub max_age: Option<Duration>,
+    /// A client that has been silent for so long is pinged.
+    pub ping: Option<Duration>,
 }
 
 /// What has been relayed in one direction.
@@ -78,6 +109,13 @@ impl Record {
         self.opened.elapsed().saturating_sub(last)
     }
 
+    /// How long the client took to answer wsgate's last ping that it answered.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        let micros = self.round_trip_us.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros.into()))
+    }
+
     /// Whether a peer broke RFC 6455 framing.
     #[must_use]
     pub fn unframed(&self) -> bool {
@@ -93,7 +131,7 @@ impl Record {
     /// The deadline that comes first, if it has one.
     #[must_use]
     pub fn deadline(&self) -> Option<Deadline> {
-        self.orders.first()
+        self.orders.first().map(|(_, deadline)| deadline)
     }
 }
 
@@ -124,44 +162,56 @@ pub(crate) enum By {
     Retire,
     /// The drain of its server.
     Server,
+    /// An operator, for this tunnel alone.
+    Admin,
+}
+
+impl By {
+    const ALL: [Self; 3] = [Self::Retire, Self::Server, Self::Admin];
 }
 
 /// The deadlines of a tunnel, and how its task learns of them.
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
-    deadlines: Mutex<[Option<Deadline>; 2]>,
+    /// Nearly every tunnel has none for all its life.
+    deadlines: Mutex<Option<Box<Deadlines>>>,
     version: AtomicU32,
     waker: AtomicWaker,
 }
+
+/// By whom they were set.
+type Deadlines = [Option<Deadline>; By::ALL.len()];
 
 impl Orders {
     /// Sets or clears one deadline and wakes the tunnel's task. Returns whether
     /// the tunnel had any deadline before and has one now.
     pub(crate) fn set(&self, by: By, deadline: Option<Deadline>) -> (bool, bool) {
-        let mut deadlines = self
-            .deadlines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let had = deadlines.iter().any(Option::is_some);
-        deadlines[by as usize] = deadline;
-        let has = deadlines.iter().any(Option::is_some);
+        let mut deadlines = self.lock();
+        let had = deadlines.is_some();
+        let mut all = deadlines.take().unwrap_or_default();
+        all[by as usize] = deadline;
+        let has = all.iter().any(Option::is_some);
+        *deadlines = has.then_some(all);
         drop(deadlines);
         self.version.fetch_add(1, Ordering::Release);
         self.waker.wake();
         (had, has)
     }
 
-    /// The deadline that comes first.
-    pub(crate) fn first(&self) -> Option<Deadline> {
-        let deadlines = self
-            .deadlines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        deadlines
-            .iter()
-            .flatten()
-            .min_by_key(|deadline| deadline.at)
-            .cloned()
+    /// The deadline that comes first, and who set it.
+    pub(crate) fn first(&self) -> Option<(By, Deadline)> {
+        let deadlines = self.lock();
+        let all = deadlines.as_ref()?.iter().zip(By::ALL);
+        all.filter_map(|(deadline, by)| Some((by, deadline.as_ref()?)))
+            .min_by_key(|(_, deadline)| deadline.at)
+            .map(|(by, deadline)| (by, deadline.clone()))
+    }
+
+    /// The moment of the deadline that comes first.
+    pub(crate) fn first_at(&self) -> Option<Instant> {
+        let deadlines = self.lock();
+        let all = deadlines.as_ref()?.iter().flatten();
+        all.map(|deadline| deadline.at).min()
     }
 
     /// Changes with every [`Orders::set`]: tells the task without a lock whether to look.
@@ -172,5 +222,11 @@ impl Orders {
     /// The task of `cx` is woken at the next [`Orders::set`].
     pub(crate) fn register(&self, cx: &Context<'_>) {
         self.waker.register(cx.waker());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Box<Deadlines>>> {
+        self.deadlines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -103,7 +103,7 @@ impl Registry {
         if let Some(deadline) = &state.retired {
             self.set(&record, By::Retire, Some(deadline.clone()));
         }
-        if let Some(deadline) = state.drained.get(&record.server_number) {
+        if let Some(deadline) = state.drained.get(&record.server.number) {
             self.set(&record, By::Server, Some(deadline.clone()));
         }
         drop(state);
@@ -128,7 +128,7 @@ impl Registry {
         let mut state = self.lock();
         state.drained.insert(server, plan.last());
         self.spread(&state, plan, By::Server, |record| {
-            record.server_number == server
+            record.server.number == server
         });
     }
 
@@ -139,10 +139,20 @@ impl Registry {
         for record in state
             .tunnels
             .values()
-            .filter(|record| record.server_number == server)
+            .filter(|record| record.server.number == server)
         {
             self.set(record, By::Server, None);
         }
+    }
+
+    /// One tunnel gets a deadline that is now. Whether there is such a tunnel.
+    pub(crate) fn close_tunnel(&self, id: &str, deadline: Deadline) -> bool {
+        let state = self.lock();
+        let record = state.tunnels.values().find(|record| *record.id == *id);
+        if let Some(record) = record {
+            self.set(record, By::Admin, Some(deadline));
+        }
+        record.is_some()
     }
 
     /// Oldest first.
@@ -158,7 +168,7 @@ impl Registry {
         }
     }
 
-    /// Only to be called with the state locked: see [`Registry::close`].
+    /// Only to be called with the state locked: see [`Registry::forget`].
     fn set(&self, record: &Record, by: By, deadline: Option<Deadline>) {
         match record.orders.set(by, deadline) {
             (false, true) => {
@@ -178,7 +188,7 @@ impl Registry {
     fn count_opened(&self, record: &Record) {
         for figure in [
             Figure::TunnelsOpened,
-            Figure::ServerOpened(record.server_number),
+            Figure::ServerOpened(record.server.number),
         ]
         .into_iter()
         .chain(live(record))
@@ -187,7 +197,7 @@ impl Registry {
         }
     }
 
-    fn close(&self, number: u64, record: &Record, cause: Cause) {
+    fn forget(&self, number: u64, record: &Record, cause: Cause) {
         let mut state = self.lock();
         state.tunnels.remove(&number);
         if record.deadline().is_some() {
@@ -209,15 +219,15 @@ impl Registry {
 fn live(record: &Record) -> [Figure; 3] {
     [
         Figure::Tunnels,
-        Figure::RouteTunnels(record.route_number),
-        Figure::ServerTunnels(record.server_number),
+        Figure::RouteTunnels(record.route.number),
+        Figure::ServerTunnels(record.server.number),
     ]
 }
 
 fn draining(record: &Record) -> [Figure; 2] {
     [
-        Figure::RouteDraining(record.route_number),
-        Figure::ServerDraining(record.server_number),
+        Figure::RouteDraining(record.route.number),
+        Figure::ServerDraining(record.server.number),
     ]
 }
 
@@ -259,6 +269,6 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.registry.close(self.number, &self.record, self.cause);
+        self.registry.forget(self.number, &self.record, self.cause);
     }
 }

@@ -16,7 +16,7 @@ use wsgate_config::{HostPattern, PathPattern, Route};
 
 /// All routes, by what they are for.
 #[derive(Debug, Default)]
-pub(crate) struct Routes {
+pub struct Routes {
     exact: HashMap<Box<str>, Paths>,
     below: HashMap<Box<str>, Paths>,
     any: Paths,
@@ -24,7 +24,7 @@ pub(crate) struct Routes {
 
 impl Routes {
     /// Each route is known by its place. Of two routes for the same the first one counts.
-    pub(crate) fn new<'a>(routes: impl IntoIterator<Item = &'a Route>) -> Self {
+    pub fn new<'a>(routes: impl IntoIterator<Item = &'a Route>) -> Self {
         let mut all = Self::default();
         for (place, route) in routes.into_iter().enumerate() {
             if route.hosts.is_empty() {
@@ -45,7 +45,7 @@ impl Routes {
     }
 
     /// The place of the route for a host, in lower case and without a port, and a path as it was sent.
-    pub(crate) fn find(&self, host: &str, path: &str) -> Option<usize> {
+    pub fn find(&self, host: &str, path: &str) -> Option<usize> {
         let above = host.match_indices('.').map(|(dot, _)| &host[dot + 1..]);
         self.exact
             .get(host)

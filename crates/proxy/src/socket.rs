@@ -15,16 +15,6 @@ pub(crate) enum Socket {
     Unix(UnixStream),
 }
 
-impl Socket {
-    /// Small messages leave at once (TCP_NODELAY); Unix streams know no such delay.
-    pub(crate) fn set_nodelay(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.set_nodelay(true),
-            Self::Unix(_) => Ok(()),
-        }
-    }
-}
-
 impl AsyncRead for Socket {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -79,8 +69,10 @@ impl AsyncWrite for Socket {
 
 /// The other end of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Peer {
+pub enum Peer {
+    /// An address and a port.
     Tcp(SocketAddr),
+    /// It came in by a Unix socket, and has no name.
     Unix,
 }
 

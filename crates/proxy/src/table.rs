@@ -11,6 +11,8 @@ use std::time::Duration;
 use wsgate_config::{Config, ServerAddress};
 
 use crate::balance::Turns;
+use crate::dial::Sources;
+use crate::record::{self, Timeouts};
 use crate::route::Routes;
 
 /// The operator's word about a server.
@@ -44,9 +46,7 @@ pub(crate) struct Plan {
 /// A route, as far as it matters once it was picked.
 #[derive(Debug)]
 pub(crate) struct RouteEntry {
-    pub(crate) name: Arc<str>,
-    pub(crate) number: u32,
-    pub(crate) idle_timeout: Duration,
+    pub(crate) shared: Arc<record::Route>,
     upstream: usize,
 }
 
@@ -63,9 +63,9 @@ pub(crate) struct Upstream {
 /// A server of an upstream.
 #[derive(Debug)]
 pub(crate) struct Server {
-    pub(crate) name: Arc<str>,
+    pub(crate) shared: Arc<record::Server>,
     pub(crate) address: ServerAddress,
-    pub(crate) number: u32,
+    pub(crate) sources: Sources,
     pub(crate) weight: u32,
     /// Handshakes and requests of this process that the server has not answered yet.
     pub(crate) waiting: Arc<AtomicU64>,
@@ -104,9 +104,16 @@ impl Plan {
                 .filter(|route| places.contains_key(&*route.upstream))
         };
         let entry = |route: &wsgate_config::Route| RouteEntry {
-            name: route.name().into(),
-            number: route.number,
-            idle_timeout: route.idle_timeout,
+            shared: Arc::new(record::Route {
+                name: route.name().into(),
+                number: route.number,
+                timeouts: Timeouts {
+                    idle: route.idle_timeout,
+                    send: route.send_timeout,
+                    max_age: route.max_age,
+                    ping: route.ping_interval,
+                },
+            }),
             upstream: places[&*route.upstream],
         };
         Self {
@@ -136,19 +143,25 @@ impl Plan {
 
 impl Upstream {
     fn new(name: &str, upstream: &wsgate_config::Upstream) -> Self {
+        let sources: Arc<[_]> = upstream.source.as_slice().into();
+        let name: Arc<str> = name.into();
         let server = |server: &wsgate_config::Server| Server {
-            name: server.address.to_string().into(),
+            shared: Arc::new(record::Server {
+                name: server.address.to_string().into(),
+                number: server.number,
+                upstream: Arc::clone(&name),
+            }),
             address: server.address.clone(),
-            number: server.number,
+            sources: Sources::new(Arc::clone(&sources)),
             weight: server.weight,
             waiting: Arc::default(),
         };
         Self {
-            name: name.into(),
             connect_timeout: upstream.connect_timeout,
             retries: upstream.retries,
             servers: upstream.servers.iter().map(server).collect(),
             turns: Turns::new(upstream.balance, upstream.servers.len()),
+            name,
         }
     }
 }

@@ -7,15 +7,17 @@
 
 mod ends;
 mod lane;
+mod pings;
 #[cfg(test)]
 pub(crate) mod rig;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use ends::{Ends, Lost, ROUNDS};
-pub(crate) use lane::{Broken, End, Lane, Tally, discard, fin, write};
+pub(crate) use lane::{Broken, End, Lane, Tally, Turn, discard, fin, write};
 
 use std::future::poll_fn;
+use std::num::NonZeroU64;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -26,7 +28,7 @@ use tokio::time::{Sleep, sleep_until};
 
 use crate::close::{Closing, Farewell};
 use crate::frames::Side;
-use crate::record::{Deadline, Record};
+use crate::record::{By, Deadline, Record, Timeouts};
 use crate::socket::Socket;
 use crate::{Cause, Ledger};
 
@@ -78,9 +80,11 @@ struct Relay {
     ends: Ends,
     /// Who began the end: the first Close frame, the first FIN.
     began: Option<Cause>,
-    /// When the second Close frame was relayed.
-    closed: Option<Instant>,
+    /// When the second Close frame was relayed, in milliseconds from the tunnel's begin.
+    closed: Option<NonZeroU64>,
     orders_version: u32,
+    /// Who took nothing for too long.
+    blocked: Option<Side>,
     closing: Option<Box<Closing>>,
 }
 
@@ -91,7 +95,12 @@ enum Stop {
     Ended,
     Lost(Lost),
     Idle,
-    Drain(Deadline),
+    /// This peer has taken nothing for too long.
+    Blocked(Side),
+    Old,
+    /// The client has left its pings unanswered.
+    Silent,
+    Ordered(By, Deadline),
     /// Both Close frames are through, and the peers do not end their connections.
     Lingering,
 }
@@ -103,6 +112,7 @@ impl Relay {
             began: None,
             closed: None,
             orders_version: 0,
+            blocked: None,
             closing: None,
         }
     }
@@ -141,12 +151,12 @@ impl Relay {
             return Poll::Ready(Stop::Ended);
         }
         if self.closed.is_none() && to_client.tracker.closed() && to_server.tracker.closed() {
-            self.closed = Some(Instant::now());
-            self.look_sooner(timer.as_mut());
-            // Registers the task's waker with the timer's new moment.
-            return self
-                .poll_timer(cx, timer)
-                .map_or(Poll::Pending, Poll::Ready);
+            let opened = self.ends.books.record.opened;
+            self.closed = NonZeroU64::new(ends::millis(opened.elapsed()).max(1));
+        }
+        if self.look_sooner(timer) {
+            // For the timer's new moment the task has to be registered anew.
+            cx.waker().wake_by_ref();
         }
         Poll::Pending
     }
@@ -159,7 +169,7 @@ impl Relay {
         let version = orders.version();
         if version != self.orders_version {
             self.orders_version = version;
-            self.look_sooner(timer.as_mut());
+            timer.as_mut().reset(self.next_look().into());
         }
         while timer.as_mut().poll(cx).is_ready() {
             if let Some(stop) = self.due(Instant::now()) {
@@ -170,54 +180,97 @@ impl Relay {
         None
     }
 
-    fn due(&self, now: Instant) -> Option<Stop> {
-        if let Some(deadline) = self.ends.books.record.orders.first()
+    /// What ends the tunnel now. A silent client may be asked for a sign of life instead.
+    fn due(&mut self, now: Instant) -> Option<Stop> {
+        if let Some((by, deadline)) = self.ends.books.record.orders.first()
             && deadline.at <= now
         {
-            return Some(Stop::Drain(deadline));
+            return Some(Stop::Ordered(by, deadline));
         }
         if self.linger_end().is_some_and(|at| at <= now) {
             return Some(Stop::Lingering);
         }
-        (self.idle_end() <= now).then_some(Stop::Idle)
+        if self.idle_end() <= now {
+            return Some(Stop::Idle);
+        }
+        if self.oldest().is_some_and(|at| at <= now) {
+            return Some(Stop::Old);
+        }
+        if let Some((receiver, at)) = self.blocked_end()
+            && at <= now
+            && !self.ends.nudge(receiver)
+        {
+            return Some(Stop::Blocked(receiver));
+        }
+        self.ends.look_after_client(now).then_some(Stop::Silent)
     }
 
     fn next_look(&self) -> Instant {
-        let deadline = self
+        let sooner = self
             .ends
             .books
             .record
             .orders
-            .first()
-            .map(|deadline| deadline.at);
-        let others = deadline.into_iter().chain(self.linger_end());
-        others.fold(self.idle_end(), Instant::min)
+            .first_at()
+            .into_iter()
+            .chain(self.oldest())
+            .chain(self.may_come_up());
+        sooner.fold(self.idle_end(), Instant::min)
     }
 
-    fn look_sooner(&self, timer: Pin<&mut Sleep>) {
-        let next = self.next_look().into();
-        if next < timer.deadline() {
-            timer.reset(next);
+    /// What relaying can bring about, and bring forward.
+    fn may_come_up(&self) -> impl Iterator<Item = Instant> {
+        let blocked = self.blocked_end().map(|(_, at)| at);
+        let pings = self.ends.next_ping_look();
+        self.linger_end().into_iter().chain(blocked).chain(pings)
+    }
+
+    /// Whether the timer had to be moved.
+    fn look_sooner(&self, timer: Pin<&mut Sleep>) -> bool {
+        let Some(next) = self.may_come_up().min() else {
+            return false;
+        };
+        let sooner = timer.deadline() > next.into();
+        if sooner {
+            timer.reset(next.into());
         }
+        sooner
+    }
+
+    fn timeouts(&self) -> &Timeouts {
+        &self.ends.books.record.route.timeouts
     }
 
     fn idle_end(&self) -> Instant {
         let last = self.ends.books.last_byte();
-        let idle = self.ends.books.record.idle_timeout;
+        let idle = self.timeouts().idle;
         last.checked_add(idle).unwrap_or_else(|| last + FAR)
     }
 
+    fn oldest(&self) -> Option<Instant> {
+        let opened = self.ends.books.record.opened;
+        opened.checked_add(self.timeouts().max_age?)
+    }
+
+    fn blocked_end(&self) -> Option<(Side, Instant)> {
+        let (receiver, since) = self.ends.blocked()?;
+        Some((receiver, since.checked_add(self.timeouts().send)?))
+    }
+
     fn linger_end(&self) -> Option<Instant> {
-        self.closed.map(|at| at + CLOSED_WAIT)
+        let closed = Duration::from_millis(self.closed?.get());
+        Some(self.ends.books.record.opened + closed + CLOSED_WAIT)
     }
 
     fn begin_close(&mut self, stop: Stop, timer: Pin<&mut Sleep>) {
-        let (cause, lost, farewell) = match stop {
-            Stop::Drain(order) => (Cause::Drain, None, Farewell::new(order.code, &order.reason)),
-            Stop::Idle => (Cause::Idle, None, Farewell::new(1001, "idle timeout")),
-            Stop::Lost(lost) => lost_farewell(lost),
-            Stop::Ended | Stop::Lingering => (Cause::Server, None, Farewell::new(1000, "")),
+        let lost = match &stop {
+            Stop::Lost(lost) => Some(*lost),
+            _ => None,
         };
+        if let Stop::Blocked(side) = &stop {
+            self.blocked = Some(*side);
+        }
+        let (cause, farewell) = stop.farewell();
         // Who sent a Close frame or a FIN began the end, whatever came after it.
         self.began.get_or_insert(cause);
         self.closing = Some(Box::new(Closing::begin(
@@ -239,7 +292,11 @@ impl Relay {
             cause: self.began.unwrap_or(Cause::Server),
             client_code: to_server.tracker.close_code(),
             server_code: to_client.tracker.close_code(),
-            note,
+            note: match self.blocked {
+                Some(Side::Client) => Some("the client took nothing"),
+                Some(Side::Server) => Some("the server took nothing"),
+                None => note,
+            },
         }
     }
 }
@@ -256,11 +313,29 @@ fn beginner(ends: &Ends) -> Option<Cause> {
     }
 }
 
-/// Codes of RFC 6455 section 7.4.1; 1006, which would be the truth, must not be sent.
-fn lost_farewell(lost: Lost) -> (Cause, Option<Lost>, Farewell) {
-    let (cause, code, reason) = match lost.side {
-        Side::Client => (Cause::ClientReset, 1001, "client connection lost"),
-        Side::Server => (Cause::ServerReset, 1011, "server connection lost"),
-    };
-    (cause, Some(lost), Farewell::new(code, reason))
+impl Stop {
+    /// The word for it, and what the peers are told: codes of RFC 6455 section 7.4.1. 1006, which would be
+    /// the truth of a connection that broke, must not be sent.
+    fn farewell(self) -> (Cause, Farewell) {
+        let (cause, code, reason) = match self {
+            Self::Ordered(by, order) => {
+                let cause = match by {
+                    By::Retire | By::Server => Cause::Drain,
+                    By::Admin => Cause::Admin,
+                };
+                return (cause, Farewell::new(order.code, &order.reason));
+            }
+            Self::Lost(lost) => match lost.side {
+                Side::Client => (Cause::ClientReset, 1001, "client connection lost"),
+                Side::Server => (Cause::ServerReset, 1011, "server connection lost"),
+            },
+            Self::Blocked(Side::Client) => (Cause::SendTimeout, 1001, "client took nothing"),
+            Self::Blocked(Side::Server) => (Cause::SendTimeout, 1011, "server took nothing"),
+            Self::Idle => (Cause::Idle, 1001, "idle timeout"),
+            Self::Old => (Cause::MaxAge, 1001, "max age"),
+            Self::Silent => (Cause::PingTimeout, 1011, "ping timeout"),
+            Self::Ended | Self::Lingering => (Cause::Server, 1000, ""),
+        };
+        (cause, Farewell::new(code, reason))
+    }
 }

@@ -181,8 +181,10 @@ mod tests {
         board
             .general(block, Cell::TunnelsOpened.index())
             .store(9, Ordering::Relaxed);
+        let drained = CAUSES.iter().position(|cause| *cause == "drain");
+        let drained = drained.expect("a cause");
         board
-            .general(block, Cell::Ended(5).index())
+            .general(block, Cell::Ended(drained).index())
             .store(6, Ordering::Relaxed);
         assert_eq!(
             (figures.totals().tunnels, figures.totals().tunnels_opened),

@@ -119,6 +119,7 @@ impl Control {
                 gateway.drain_server(server, &translate(&plan))
             }
             ToWorker::UndrainServer { server } => gateway.undrain_server(server),
+            ToWorker::CloseTunnel { id, code, reason } => self.close_tunnel(&id, code, &reason),
             ToWorker::Ping { nonce } => self.pong(nonce).await,
             ToWorker::Tunnels { filter } => self.list(filter, fds)?,
             ToWorker::ReopenLogs => self.reopen_logs(),
@@ -198,6 +199,12 @@ impl Control {
             } else {
                 acceptor.stop();
             }
+        }
+    }
+
+    fn close_tunnel(&self, id: &str, code: u16, reason: &str) {
+        if !self.booted.gateway.close_tunnel(id, code, reason) {
+            tracing::debug!(id, "the tunnel to be closed has ended by itself");
         }
     }
 

@@ -23,6 +23,11 @@ impl BoardLedger {
             .store(n, Ordering::Relaxed);
     }
 
+    /// Client connections that this worker has accepted.
+    pub(crate) fn connections(&self) -> u64 {
+        self.general(Cell::Connections).load(Ordering::Relaxed)
+    }
+
     fn general(&self, cell: Cell) -> &AtomicU64 {
         self.board.general(self.block, cell.index())
     }

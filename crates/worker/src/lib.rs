@@ -9,10 +9,12 @@ mod control;
 mod hooks;
 mod ledger;
 mod listing;
+mod memory;
 
 use std::ffi::OsStr;
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use wsgate_os::channel::Channel;
 
@@ -92,7 +94,11 @@ async fn serve() -> Result<(), Error> {
             return Err(error);
         }
     };
-    Control::new(channel, booted).run().await
+    let ledger = Arc::clone(&booted.ledger);
+    let memory = tokio::spawn(memory::give_back_when_quiet(move || ledger.connections()));
+    let ended = Control::new(channel, booted).run().await;
+    memory.abort();
+    ended
 }
 
 /// Says on standard error what went wrong: the log may not be there yet.

@@ -47,6 +47,10 @@ impl Lister {
         let mut pipe = pipe::Sender::from_owned_fd(to)?;
         let mut chunk = Vec::with_capacity(CHUNK + 1024);
         for record in tunnels {
+            // Before anything is copied: whoever asks for one tunnel does not pay for all.
+            if filter.id.as_deref().is_some_and(|id| id != &*record.id) {
+                continue;
+            }
             let tunnel = self.describe(&record);
             if matches(&filter, &tunnel) {
                 serde_json::to_writer(&mut chunk, &tunnel)?;
@@ -74,9 +78,9 @@ impl Lister {
             listener: record.listener.to_string(),
             host: record.host.to_string(),
             path: record.path.to_string(),
-            route: record.route.to_string(),
-            upstream: record.upstream.to_string(),
-            server: record.server.to_string(),
+            route: record.route.name.to_string(),
+            upstream: record.server.upstream.to_string(),
+            server: record.server.name.to_string(),
             worker: self.pid,
             slot: self.slot,
             generation: self.generation,
@@ -90,6 +94,7 @@ impl Lister {
             opened_at: rfc3339(record.opened_at),
             age_seconds: record.opened.elapsed().as_secs_f64(),
             idle_seconds: record.idle().as_secs_f64(),
+            round_trip_seconds: record.round_trip().map(|it| it.as_secs_f64()),
             bytes_from_client,
             bytes_from_server,
             messages_from_client,

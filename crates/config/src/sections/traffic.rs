@@ -1,5 +1,7 @@
 //! What every file may hold: listeners, routes and upstreams.
 
+use std::fmt::Display;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{POSITIVE, Placed, narrow};
@@ -51,23 +53,17 @@ pub(super) fn route(mut section: Section<'_>) -> DraftRoute {
         upstream_spot = Some(it.spot());
         Ok(name)
     });
-    let hour = Duration::from_secs(3600);
-    let idle_timeout = section.read("idle_timeout", hour, |it| it.duration(POSITIVE));
+    let minute = Duration::from_secs(60);
+    let idle_timeout = section.read("idle_timeout", 60 * minute, positive);
+    let send_timeout = section.read("send_timeout", minute, positive);
+    let max_age = section.optional("max_age", positive);
+    let ping_interval = section.optional("ping_interval", positive);
     section.require(
         "upstream",
         &["files"],
         "write upstream = \"NAME\" with the name of an [upstream.NAME]",
     );
-    section.finish(&[
-        "send_timeout",
-        "max_age",
-        "ping_interval",
-        "origins",
-        "strip_prefix",
-        "access",
-        "headers",
-        "files",
-    ]);
+    section.finish(&["origins", "strip_prefix", "access", "headers", "files"]);
     DraftRoute {
         matches: hosts.is_some() && path_is_right,
         route: Route {
@@ -75,6 +71,9 @@ pub(super) fn route(mut section: Section<'_>) -> DraftRoute {
             path: path.unwrap_or_else(|| PathPattern::Segments(String::new())),
             upstream: upstream.unwrap_or_default(),
             idle_timeout,
+            send_timeout,
+            max_age,
+            ping_interval,
             number: 0,
         },
         spot,
@@ -82,29 +81,46 @@ pub(super) fn route(mut section: Section<'_>) -> DraftRoute {
     }
 }
 
+fn positive(value: &Value<'_>) -> Result<Duration, Complaint> {
+    value.duration(POSITIVE)
+}
+
 /// A host or several; each wrong one is noted.
 fn hosts(value: &Value<'_>) -> Result<Vec<HostPattern>, Complaint> {
-    let Some(items) = value.items() else {
-        return Ok(vec![value.read(pattern::host)?]);
-    };
-    if items.is_empty() {
-        return Err(Complaint::new(
+    let empty = || {
+        Complaint::new(
             "`host` is empty",
             "leave it out: the route is for any host then",
-        ));
+        )
+    };
+    one_or_several(value, pattern::host, "host", empty)
+}
+
+/// What `read` makes of a text, or of each text of a list; each wrong one is noted.
+fn one_or_several<T: PartialEq + Display>(
+    value: &Value<'_>,
+    read: impl Fn(&str) -> Result<T, Complaint>,
+    what: &str,
+    empty: impl FnOnce() -> Complaint,
+) -> Result<Vec<T>, Complaint> {
+    let Some(items) = value.items() else {
+        return Ok(vec![value.read(read)?]);
+    };
+    if items.is_empty() {
+        return Err(empty());
     }
-    let mut hosts = Vec::new();
+    let mut found = Vec::new();
     for item in &items {
-        match item.read(pattern::host) {
-            Ok(host) if hosts.contains(&host) => item.complain(Complaint::new(
-                format!("host `{host}` is named twice"),
+        match item.read(&read) {
+            Ok(it) if found.contains(&it) => item.complain(Complaint::new(
+                format!("{what} `{it}` is named twice"),
                 "remove one of the two",
             )),
-            Ok(host) => hosts.push(host),
+            Ok(it) => found.push(it),
             Err(complaint) => item.complain(complaint),
         }
     }
-    Ok(hosts)
+    Ok(found)
 }
 
 pub(super) fn upstream(name: &str, value: &Value<'_>) -> Placed<(String, Upstream)> {
@@ -135,6 +151,7 @@ fn no_upstream() -> Upstream {
         balance: Balance::RoundRobin,
         connect_timeout: POSITIVE,
         retries: 0,
+        source: Vec::new(),
         servers: Vec::new(),
     }
 }
@@ -145,6 +162,7 @@ fn upstream_fields(mut section: Section<'_>) -> Upstream {
         balance: section.read("balance", Balance::RoundRobin, balance),
         connect_timeout: section.read("connect_timeout", timeout, |it| it.duration(POSITIVE)),
         retries: section.read("retries", 2, |it| it.number(0..=100).map(narrow)),
+        source: section.read("source", Vec::new(), sources),
         servers: section.read("servers", Vec::new(), servers),
     };
     section.require(
@@ -152,15 +170,7 @@ fn upstream_fields(mut section: Section<'_>) -> Upstream {
         &["discover"],
         "write for example servers = [\"127.0.0.1:9001\"]",
     );
-    section.finish(&[
-        "hash",
-        "discover",
-        "source",
-        "tls",
-        "slow_start",
-        "health",
-        "drain",
-    ]);
+    section.finish(&["hash", "discover", "tls", "slow_start", "health", "drain"]);
     upstream
 }
 
@@ -177,6 +187,17 @@ fn balance(value: &Value<'_>) -> Result<Balance, Complaint> {
         }
         _ => value.word(&NOW),
     }
+}
+
+/// An own address or several.
+fn sources(value: &Value<'_>) -> Result<Vec<IpAddr>, Complaint> {
+    let empty = || {
+        Complaint::new(
+            "`source` is empty",
+            "leave it out: the kernel chooses the address then",
+        )
+    };
+    one_or_several(value, address::source, "source", empty)
 }
 
 fn servers(value: &Value<'_>) -> Result<Vec<Server>, Complaint> {

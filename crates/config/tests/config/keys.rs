@@ -34,10 +34,15 @@ const READ: &[(&str, &str)] = &[
     ("route", "path = '=/ver'"),
     ("route", "path = '/ver*'"),
     ("route", "idle_timeout = '2h'"),
+    ("route", "send_timeout = '15s'"),
+    ("route", "max_age = '24h'"),
+    ("route", "ping_interval = '50s'"),
     ("upstream", "balance = 'least-tunnels'"),
     ("upstream", "balance = 'round-robin'"),
     ("upstream", "connect_timeout = '4s'"),
     ("upstream", "retries = 2"),
+    ("upstream", "source = '10.0.0.5'"),
+    ("upstream", "source = ['10.0.0.5', '2001:db8::5']"),
 ];
 
 /// A section, a key of it that later versions read, and what is refused.
@@ -68,9 +73,6 @@ const LATER: &[(&str, &str, &str)] = &[
         "tls = [{ chain = 'a.pem', key = 'a.key' }]",
         "`tls`",
     ),
-    ("route", "send_timeout = '15s'", "`send_timeout`"),
-    ("route", "max_age = '24h'", "`max_age`"),
-    ("route", "ping_interval = '50s'", "`ping_interval`"),
     ("route", "origins = ['https://a']", "`origins`"),
     ("route", "strip_prefix = false", "`strip_prefix`"),
     ("route", "access = '/var/log/a.log'", "`access`"),
@@ -86,7 +88,6 @@ const LATER: &[(&str, &str, &str)] = &[
     ),
     ("upstream", "hash = { header = 'X-Room' }", "`hash`"),
     ("upstream", "discover = { dns = 'a:1' }", "`discover`"),
-    ("upstream", "source = ['10.0.0.5']", "`source`"),
     ("upstream", "tls = { name = 'a' }", "`tls`"),
     ("upstream", "slow_start = '30s'", "`slow_start`"),
     ("upstream", "[upstream.chat.health]\npath = '/'", "`health`"),

@@ -209,6 +209,60 @@ fn names_and_weights_have_limits() {
     assert!(mistake(&heavy).1.contains("from 1 to 1000"));
 }
 
+#[test]
+fn sources_are_own_addresses_each_once() {
+    for (source, message, help) in [
+        ("[]", "`source` is empty", "leave it out"),
+        ("5", "`source` must be text", "\"5\""),
+        ("[5]", "`source` must be text", "\"5\""),
+        ("['10.0.0.5', '10.0.0.5']", "named twice", "remove one"),
+        (
+            "['::1', '0:0:0:0:0:0:0:1']",
+            "`::1` is named twice",
+            "remove one",
+        ),
+        (
+            "'10.0.0.5:1'",
+            "not an address to connect from",
+            "\"10.0.0.5\"",
+        ),
+        (
+            "['::1', 'eth0']",
+            "`eth0` is not an address",
+            "of this machine",
+        ),
+        (
+            "'0.0.0.0'",
+            "not an address to connect from",
+            "the kernel chooses",
+        ),
+    ] {
+        let (said, helped) = mistake(&format!("{SMALL}source = {source}\n"));
+        assert!(said.contains(message), "{source}: {said}");
+        assert!(helped.contains(help), "{source}: {helped}");
+    }
+    let text = format!("{SMALL}source = ['::1', 'eth0', '::']\n");
+    assert_eq!(places(&text), [(10, 18), (10, 26)]);
+}
+
+#[test]
+fn the_timers_of_a_route_are_durations_and_never_zero() {
+    for key in ["idle_timeout", "send_timeout", "max_age", "ping_interval"] {
+        let with = |value| SMALL.replace("= \"chat\"", &format!("= \"chat\"\n{key} = {value}"));
+        let (said, help) = mistake(&with("60"));
+        assert!(
+            said.contains("has no unit") && help.contains("\"60s\""),
+            "{said}"
+        );
+        let (said, help) = mistake(&with("'0s'"));
+        assert!(
+            said.contains("too short") && help.contains("\"1ms\""),
+            "{said}"
+        );
+        assert!(mistake(&with("'off'")).0.contains("not a duration"));
+    }
+}
+
 /// Files as people write them, with some lines broken.
 fn broken_file() -> impl Strategy<Value = String> {
     let lines: Vec<&str> = FIVE.lines().chain(SMALL.lines()).collect();

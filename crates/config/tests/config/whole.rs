@@ -1,5 +1,6 @@
 //! Files without mistakes.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,6 +48,9 @@ host = ["Chat.Example.com", "*.example.org"]
 path = "=/ver"
 upstream = "chat"
 idle_timeout = "2h"
+send_timeout = "15s"
+max_age = "1d"
+ping_interval = "50s"
 
 [[route]]
 path = "/api/"
@@ -56,6 +60,7 @@ upstream = "chat"
 balance = "least-tunnels"
 connect_timeout = "1s"
 retries = 0
+source = ["10.0.0.5", "2001:db8::5"]
 servers = [
   "10.0.0.1:9000", "chat.internal:9000", "unix:/run/chat.sock",
   { address = "[::1]:9000", weight = 2 },
@@ -84,10 +89,13 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert!(route.hosts.is_empty());
     assert_eq!(route.path, PathPattern::Segments(String::new()));
     assert_eq!(route.idle_timeout, Duration::from_secs(3600));
+    assert_eq!(route.send_timeout, Duration::from_secs(60));
+    assert_eq!((route.max_age, route.ping_interval), (None, None));
     let upstream = &config.upstreams["chat"];
     assert_eq!(upstream.balance, Balance::RoundRobin);
     assert_eq!(upstream.connect_timeout, Duration::from_secs(4));
     assert_eq!(upstream.retries, 2);
+    assert!(upstream.source.is_empty());
     assert_eq!(upstream.servers[0].weight, 1);
 }
 
@@ -131,6 +139,15 @@ fn every_value_that_is_written_arrives() {
     assert_eq!(hosts[1], HostPattern::Below("example.org".to_owned()));
     assert_eq!(config.routes[0].path, PathPattern::Exact("/ver".to_owned()));
     assert_eq!(config.routes[0].idle_timeout, Duration::from_secs(7200));
+    assert_eq!(config.routes[0].send_timeout, Duration::from_secs(15));
+    assert_eq!(
+        config.routes[0].max_age,
+        Some(Duration::from_secs(24 * 3600))
+    );
+    assert_eq!(
+        config.routes[0].ping_interval,
+        Some(Duration::from_secs(50))
+    );
     assert_eq!(
         config.routes[1].path,
         PathPattern::Segments("/api".to_owned())
@@ -141,6 +158,8 @@ fn every_value_that_is_written_arrives() {
         (upstream.connect_timeout, upstream.retries),
         (Duration::from_secs(1), 0)
     );
+    let source: [IpAddr; 2] = ["10.0.0.5", "2001:db8::5"].map(|ip| ip.parse().unwrap());
+    assert_eq!(upstream.source, source);
     let servers: Vec<_> = upstream
         .servers
         .iter()
@@ -160,6 +179,13 @@ fn every_value_that_is_written_arrives() {
         upstream.servers[1].address,
         ServerAddress::Name(..)
     ));
+}
+
+#[test]
+fn a_single_source_needs_no_list() {
+    let config = valid(&format!("{SMALL}source = '127.0.0.2'\n"));
+    let source: IpAddr = "127.0.0.2".parse().unwrap();
+    assert_eq!(config.upstreams["chat"].source, [source]);
 }
 
 #[test]
@@ -222,8 +248,12 @@ fn what_the_example_has_commented_out_is_valid_too() {
     let mut config = parse(Sources::from_text("wsgate.toml", whole))
         .unwrap()
         .config;
-    assert_eq!(shown.len(), 23, "{shown:#?}");
+    assert_eq!(shown.len(), 27, "{shown:#?}");
     assert!(config.log.file.take().is_some() && config.admin.http.take().is_some());
-    config.routes[0].hosts.clear();
+    let route = &mut config.routes[0];
+    route.hosts.clear();
+    assert!(route.max_age.take().is_some() && route.ping_interval.take().is_some());
+    let sources = config.upstreams.values_mut().map(|it| &mut it.source);
+    assert!(sources.map(std::mem::take).all(|source| source.len() == 2));
     assert_eq!(config, valid(SMALL));
 }

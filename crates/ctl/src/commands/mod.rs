@@ -1,5 +1,6 @@
 //! One file per command (or kind of command): the call, then its outcome in words.
 
+mod close;
 mod reload;
 mod server;
 mod status;
@@ -26,6 +27,7 @@ pub(crate) async fn dispatch(args: &CtlArgs, console: &mut Console<'_>) -> Resul
     match &args.command {
         Command::Status => status::status(&client, json, console).await,
         Command::Tunnels(tunnels) => tunnels::tunnels(&client, tunnels, json, console).await,
+        Command::Close(close) => close::close(&client, close, json, console).await,
         Command::Reload { wait_drained } => {
             reload::reload(&client, *wait_drained, json, console).await
         }

@@ -11,7 +11,14 @@ const INVALID: &str = r#"{"error":{"code":"config_invalid","message":"the config
 async fn a_missing_socket_is_no_supervisor() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("none.sock");
-    for line in ["status", "tunnels", "reload", "stop", "drain a/b:1"] {
+    for line in [
+        "status",
+        "tunnels",
+        "reload",
+        "stop",
+        "drain a/b:1",
+        "close a",
+    ] {
         let outcome = wsctl(&socket, line).await;
         assert_eq!((outcome.code, outcome.out.as_str()), (3, ""), "{line}");
         let expected = format!(

@@ -1,6 +1,7 @@
 //! wsctl against a small admin server on a real Unix socket: what a user types,
 //! sees, and gets as an exit code.
 
+mod close;
 mod failures;
 mod fake;
 mod servers;

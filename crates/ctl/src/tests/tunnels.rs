@@ -4,7 +4,7 @@ use std::future::pending;
 
 use super::*;
 
-fn tunnel(number: u64, state: &str) -> String {
+pub(super) fn tunnel(number: u64, state: &str) -> String {
     let deadline = if state == "draining" { "48.2" } else { "null" };
     format!(
         r#"{{"id":"{number:016x}","client":"192.0.2.7:{number}","listener":"0.0.0.0:80","host":"h","path":"/c[\"]","route":"chat","upstream":"chat","server":"127.0.0.1:9001","worker":7,"slot":0,"generation":3,"state":"{state}","deadline_at":null,"deadline_in_seconds":{deadline},"opened_at":"2030-05-01T10:00:00.000Z","age_seconds":200.0,"idle_seconds":0.52,"bytes_from_client":340,"bytes_from_server":2048,"messages_from_client":3,"messages_from_server":4,"subprotocol":null,"unframed":{}}}"#,

@@ -44,6 +44,28 @@ fn sockets_are_born_non_blocking_and_close_on_exec() {
 }
 
 #[test]
+fn what_is_accepted_has_no_delay_and_is_kept_alive_by_the_listening_socket() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let Ok(fd) = bind_reuseport(address.parse().unwrap()) else {
+            // A machine without IPv6 has nothing to show here.
+            assert!(address.starts_with('[') && !has_ipv6());
+            continue;
+        };
+        listen(fd.as_fd(), BACKLOG).unwrap();
+        let listener = TcpListener::from(fd);
+        listener.set_nonblocking(false).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+    }
+}
+
+fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/net/if_inet6").exists()
+}
+
+#[test]
 fn several_slots_bind_one_address() {
     let first = bind_reuseport(localhost()).unwrap();
     let addr = local_addr(first.as_fd()).unwrap();
@@ -95,7 +117,7 @@ fn connections_in_time_wait_do_not_refuse_a_restart() {
 fn the_wildcards_of_both_protocols_are_two_listeners() {
     let Ok(six) = bind_reuseport("[::]:0".parse().unwrap()) else {
         // A machine without IPv6 has nothing to show here.
-        assert!(!std::path::Path::new("/proc/net/if_inet6").exists());
+        assert!(!has_ipv6());
         return;
     };
     listen(six.as_fd(), BACKLOG).unwrap();

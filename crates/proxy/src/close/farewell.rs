@@ -38,7 +38,7 @@ impl Farewell {
 
     /// The frame as a client sends it: masked.
     pub(crate) fn to_server(&self) -> Bytes {
-        let key = key();
+        let key = masking_key();
         let mut frame = vec![CLOSE, MASKED | self.payload.len() as u8];
         frame.extend_from_slice(&key);
         frame.extend(
@@ -53,7 +53,7 @@ impl Farewell {
 
 /// Section 5.3 wants a key that nobody can predict. The standard library's hasher
 /// is seeded from the kernel's random numbers, and differs at each call.
-fn key() -> [u8; 4] {
+pub(crate) fn masking_key() -> [u8; 4] {
     let [a, b, c, d, ..] = RandomState::new().hash_one(()).to_ne_bytes();
     [a, b, c, d]
 }

@@ -4,29 +4,35 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::record::{Flow, Orders};
 use crate::tests::ledger::Books;
 use crate::tunnel::Ending;
-use crate::{Cause, ClosePlan, Figure, Record};
+use crate::tunnel::rig::TIMEOUTS;
+use crate::{Cause, ClosePlan, Figure, Peer, Record, Route, Server};
 
 use super::Registry;
 
 fn record(server: u32) -> Arc<Record> {
     Arc::new(Record {
         id: "1".into(),
-        client: "unix".into(),
+        client: Peer::Unix,
         listener: "l".into(),
         host: "h".into(),
         path: "/".into(),
-        route: "r".into(),
-        route_number: 7,
-        upstream: "u".into(),
-        server: "s".into(),
-        server_number: server,
+        route: Arc::new(Route {
+            name: "r".into(),
+            number: 7,
+            timeouts: TIMEOUTS,
+        }),
+        server: Arc::new(Server {
+            name: "s".into(),
+            number: server,
+            upstream: "u".into(),
+        }),
         subprotocol: None,
-        idle_timeout: Duration::from_secs(1),
         opened: Instant::now(),
         opened_at: SystemTime::now(),
         from_client: Flow::default(),
         from_server: Flow::default(),
         last_byte_ms: 0.into(),
+        round_trip_us: 0.into(),
         unframed: false.into(),
         closing: false.into(),
         orders: Orders::default(),

@@ -12,6 +12,9 @@ fn route(hosts: &[HostPattern], path: PathPattern) -> Route {
         path,
         upstream: "u".to_owned(),
         idle_timeout: Duration::from_secs(1),
+        send_timeout: Duration::from_secs(1),
+        max_age: None,
+        ping_interval: None,
         number: 0,
     }
 }

@@ -176,7 +176,7 @@ async fn clients_on_a_unix_socket_are_served() {
     within(client.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 101");
     until(|| !rig.gateway.tunnels().is_empty()).await;
-    assert_eq!(&*rig.gateway.tunnels()[0].client, "unix");
+    assert_eq!(rig.gateway.tunnels()[0].client, crate::Peer::Unix);
     acceptor.stop();
     assert!(tokio::net::UnixStream::connect(&path).await.is_err());
     std::fs::remove_file(&path).unwrap();

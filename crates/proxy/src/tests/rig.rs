@@ -36,6 +36,7 @@ pub(crate) fn config(servers: Vec<Server>) -> Config {
         balance: Balance::RoundRobin,
         connect_timeout: Duration::from_secs(2),
         retries: 2,
+        source: Vec::new(),
         servers,
     };
     let route = Route {
@@ -43,6 +44,9 @@ pub(crate) fn config(servers: Vec<Server>) -> Config {
         path: PathPattern::Segments("/ws".to_owned()),
         upstream: "up".to_owned(),
         idle_timeout: Duration::from_secs(60),
+        send_timeout: Duration::from_secs(60),
+        max_age: None,
+        ping_interval: None,
         number: 7,
     };
     Config {

@@ -24,13 +24,14 @@ async fn a_tunnel_opens_and_carries_bytes_both_ways() {
         panic!("one tunnel: {tunnels:?}")
     };
     assert_eq!((&*record.host, &*record.path), ("test", "/ws/room"));
-    assert_eq!((&*record.route, record.route_number), ("test/ws", 7));
-    assert_eq!((&*record.upstream, record.server_number), ("up", 3));
-    assert_eq!(*record.server, backend.address.to_string());
+    assert_eq!((&*record.route.name, record.route.number), ("test/ws", 7));
+    let to = &record.server;
+    assert_eq!((&*to.upstream, to.number), ("up", 3));
+    assert_eq!(*to.name, backend.address.to_string());
     assert_eq!((&*record.id, &*record.listener), ("t-0-1", "front"));
     assert_eq!(
-        *record.client,
-        client.stream.local_addr().unwrap().to_string()
+        record.client,
+        crate::Peer::Tcp(client.stream.local_addr().unwrap())
     );
     assert_eq!(rig.books.get(Figure::ServerOpened(3)), 1);
     assert_eq!(rig.books.get(Figure::Requests), 0);

@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::Tunnel;
-use super::lane::{Broken, Lane, Tally};
+use super::lane::{BUFFER, Broken, End, Lane, Tally, Turn};
+use super::pings::Pings;
 use crate::frames::Side;
 use crate::record::{Flow, Record};
 use crate::{Figure, Ledger};
@@ -24,6 +25,8 @@ pub(crate) struct Ends {
     pub(crate) to_client: Lane,
     pub(crate) to_server: Lane,
     pub(crate) books: Books,
+    /// Where the route has a `ping_interval`.
+    pub(crate) pings: Option<Box<Pings>>,
 }
 
 /// Where a tunnel is counted.
@@ -42,11 +45,14 @@ pub(crate) struct Lost {
 
 impl Ends {
     pub(crate) fn new(tunnel: Tunnel) -> Self {
+        let interval = tunnel.record.route.timeouts.ping;
+        let pings = interval.map(|interval| Pings::new(interval, tunnel.record.opened));
         Self {
+            pings: pings.map(Box::new),
             client: tunnel.client,
             server: tunnel.server,
-            to_client: Lane::new(Side::Server, tunnel.ahead_from_server),
-            to_server: Lane::new(Side::Client, tunnel.ahead_from_client),
+            to_client: Lane::new(Side::Server, &tunnel.ahead_from_server),
+            to_server: Lane::new(Side::Client, &tunnel.ahead_from_client),
             books: Books {
                 record: tunnel.record,
                 ledger: tunnel.ledger,
@@ -84,8 +90,72 @@ impl Ends {
         result
     }
 
+    /// The receiver that has taken nothing for longest, although something waits for it, and since when.
+    pub(crate) fn blocked(&self) -> Option<(Side, Instant)> {
+        let client = self.to_client.blocked().map(|since| (Side::Client, since));
+        let server = self.to_server.blocked().map(|since| (Side::Server, since));
+        client
+            .into_iter()
+            .chain(server)
+            .min_by_key(|(_, since)| *since)
+    }
+
+    /// Whether a receiver takes something after all: see [`Lane::nudge`].
+    pub(crate) fn nudge(&mut self, receiver: Side) -> bool {
+        let mut tally = Tally::default();
+        match receiver {
+            Side::Client => {
+                let taken = self.to_client.nudge(&self.client, &mut tally);
+                self.publish(Tally::default(), tally);
+                taken
+            }
+            Side::Server => {
+                let taken = self.to_server.nudge(&self.server, &mut tally);
+                self.publish(tally, Tally::default());
+                taken
+            }
+        }
+    }
+
+    /// When [`Ends::look_after_client`] is to be called next.
+    pub(crate) fn next_ping_look(&self) -> Option<Instant> {
+        let pings = self.pings.as_ref().filter(|_| self.can_ping())?;
+        pings.next_look()
+    }
+
+    /// Asks a silent client whether it is there. Whether it is gone.
+    pub(crate) fn look_after_client(&mut self, now: Instant) -> bool {
+        let can_ping = self.can_ping();
+        let deaf = self.to_server.has_pending();
+        let Some(pings) = self.pings.as_mut().filter(|_| can_ping) else {
+            return false;
+        };
+        if pings.next_look().is_none_or(|at| at > now) {
+            return false;
+        }
+        if deaf {
+            pings.postpone(now);
+        } else if pings.are_hopeless(now) {
+            return true;
+        } else {
+            pings.ask(now);
+        }
+        false
+    }
+
+    /// Whether both directions go on and are of frames.
+    fn can_ping(&self) -> bool {
+        [&self.to_client, &self.to_server]
+            .iter()
+            .all(|lane| lane.end == End::Open && !lane.tracker.closed() && !lane.tracker.unframed())
+    }
+
     /// Writes both tallies into the books.
-    pub(crate) fn publish(&self, up: Tally, down: Tally) {
+    pub(crate) fn publish(&mut self, up: Tally, down: Tally) {
+        if let Some(pings) = &mut self.pings {
+            pings.note(up, down);
+            pings.publish(&self.books.record.round_trip_us);
+        }
         let Books { record, ledger } = &self.books;
         if up.bytes > 0 {
             book(&record.from_client, up);
@@ -120,21 +190,44 @@ impl Ends {
             client,
             server,
             to_server,
+            pings,
             ..
         } = self;
-        let step = to_server.relay(cx, client, server, tally);
+        let pings = pings.as_deref_mut();
+        let step = to_server.relay(cx, client, server, BUFFER, Turn { tally, pings });
         outcome(step, Side::Client, Side::Server)
     }
 
     fn down(&mut self, cx: &mut Context<'_>, tally: &mut Tally) -> (bool, Result<(), Lost>) {
+        let most = match self.ping(cx) {
+            Ok(most) => most,
+            Err(broken) => return outcome(Poll::Ready(Err(broken)), Side::Server, Side::Client),
+        };
         let Self {
             client,
             server,
             to_client,
             ..
         } = self;
-        let step = to_client.relay(cx, server, client, tally);
+        let turn = Turn { tally, pings: None };
+        let step = to_client.relay(cx, server, client, most, turn);
         outcome(step, Side::Server, Side::Client)
+    }
+
+    /// Sends the ping that is due, if one is and a frame ends here; if one does not, says how far it is
+    /// to its end at least. Else all may be read.
+    fn ping(&mut self, cx: &mut Context<'_>) -> Result<usize, Broken> {
+        let Some(pings) = self.pings.as_mut().filter(|pings| pings.is_due()) else {
+            return Ok(BUFFER);
+        };
+        if self.to_client.can_speak() {
+            let frame = pings.frame(Instant::now());
+            self.to_client.speak(cx, &mut self.client, &frame)?;
+        }
+        match self.to_client.tracker.until_boundary() {
+            0 => Ok(BUFFER),
+            left => Ok(usize::try_from(left).unwrap_or(usize::MAX)),
+        }
     }
 }
 
@@ -181,6 +274,6 @@ fn book(flow: &Flow, tally: Tally) {
     flow.messages.fetch_add(tally.messages, Ordering::Relaxed);
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

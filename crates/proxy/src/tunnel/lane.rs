@@ -7,10 +7,13 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::pings::Pings;
 use crate::frames::{Side, Tracker};
 use crate::socket::Socket;
 
@@ -28,8 +31,20 @@ thread_local! {
 pub(crate) struct Lane {
     pub(crate) tracker: Tracker,
     pub(crate) end: End,
-    /// Read, and not yet taken by the receiver.
-    pending: Bytes,
+    /// In a box: hardly any tunnel has it at any moment.
+    pending: Option<Box<Pending>>,
+}
+
+/// What the receiver has not taken yet.
+#[derive(Debug)]
+struct Pending {
+    /// Never empty.
+    bytes: Bytes,
+    /// Since when the receiver has taken nothing.
+    since: Instant,
+    /// They are wsgate's own, not the sender's. It is never a mixture: nothing is read, and no frame of
+    /// wsgate's begun, while something is pending.
+    own: bool,
 }
 
 /// How far a lane has come to its end.
@@ -55,25 +70,57 @@ pub(crate) enum Broken {
 pub(crate) struct Tally {
     pub(crate) bytes: u64,
     pub(crate) messages: u64,
+    pub(crate) pings: u32,
+    pub(crate) pongs: u32,
+}
+
+/// What one step of a lane leaves behind.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    pub(crate) tally: &'a mut Tally,
+    /// Where the source is a client that is pinged: who looks for its pongs.
+    pub(crate) pings: Option<&'a mut Pings>,
+}
+
+impl Turn<'_> {
+    /// The same, for one step of several.
+    pub(crate) fn again(&mut self) -> Turn<'_> {
+        Turn {
+            tally: &mut *self.tally,
+            pings: self.pings.as_deref_mut(),
+        }
+    }
 }
 
 impl Lane {
     /// A lane of `sender`'s frames that begins with what was read beyond the handshake.
-    pub(crate) const fn new(sender: Side, ahead: Bytes) -> Self {
+    pub(crate) fn new(sender: Side, ahead: &[u8]) -> Self {
         Self {
             tracker: Tracker::new(sender),
             end: End::Open,
-            pending: ahead,
+            // A copy: what hyper gives is part of its read buffer, and keeps all of that, even if it is empty.
+            pending: Pending::new(ahead, false),
         }
     }
 
-    pub(crate) fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+    /// Since when its receiver has taken nothing, although something waits for it.
+    pub(crate) fn blocked(&self) -> Option<Instant> {
+        self.pending.as_ref().map(|pending| pending.since)
+    }
+
+    /// Whether a frame of wsgate's own may begin now.
+    pub(crate) fn can_speak(&self) -> bool {
+        self.end == End::Open && !self.has_pending() && self.tracker.at_boundary()
+    }
+
+    pub(crate) const fn has_pending(&self) -> bool {
+        self.pending.is_some()
     }
 
     #[cfg(test)]
     pub(crate) fn pending_bytes(&self) -> usize {
-        self.pending.len()
+        let pending = self.pending.as_ref();
+        pending.map_or(0, |pending| pending.bytes.len())
     }
 
     /// One step of relaying, the end of file included. `Pending` if it can do nothing
@@ -83,7 +130,8 @@ impl Lane {
         cx: &mut Context<'_>,
         source: &mut Socket,
         sink: &mut Socket,
-        tally: &mut Tally,
+        most: usize,
+        turn: Turn<'_>,
     ) -> Poll<Result<(), Broken>> {
         match self.end {
             End::Passed => Poll::Pending,
@@ -92,7 +140,7 @@ impl Lane {
                 self.end = End::Passed;
                 Poll::Ready(Ok(()))
             }
-            End::Open => self.step(cx, source, sink, BUFFER, tally),
+            End::Open => self.step(cx, source, sink, most, turn),
         }
     }
 
@@ -103,45 +151,71 @@ impl Lane {
         source: &mut Socket,
         sink: &mut Socket,
         most: usize,
-        tally: &mut Tally,
+        turn: Turn<'_>,
     ) -> Poll<Result<(), Broken>> {
-        if self.has_pending() {
-            return self.write_pending(cx, sink, tally);
+        if let Some(pending) = &self.pending {
+            let Ok(written) = ready!(write(cx, sink, &pending.bytes)) else {
+                return Poll::Ready(Err(Broken::Sink));
+            };
+            self.took(written, turn.tally);
+            return Poll::Ready(Ok(()));
         }
         SHARED.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(&mut buffer[..most.min(BUFFER)]);
             if ready!(Pin::new(source).poll_read(cx, &mut buffer)).is_err() {
                 return Poll::Ready(Err(Broken::Source));
             }
-            if buffer.filled().is_empty() {
-                self.end = End::Read;
-                return Poll::Ready(Ok(()));
+            match (buffer.filled(), turn.pings) {
+                ([], None) => {
+                    self.end = End::Read;
+                    Poll::Ready(Ok(()))
+                }
+                ([], Some(pings)) => self.end_with(&pings.release()),
+                (bytes, None) => self.write_through(cx, sink, bytes, turn.tally),
+                (bytes, Some(pings)) => match &*pings.sift(&self.tracker, bytes) {
+                    [] => Poll::Ready(Ok(())),
+                    bytes => self.write_through(cx, sink, bytes, turn.tally),
+                },
             }
-            self.write_through(cx, sink, buffer.filled(), tally)
         })
+    }
+
+    /// Writes a frame of wsgate's own, as far as the receiver takes it; the rest is pending.
+    /// Only where [`Lane::can_speak`].
+    pub(crate) fn speak(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut Socket,
+        frame: &[u8],
+    ) -> Result<(), Broken> {
+        let written = match write(cx, sink, frame) {
+            Poll::Pending => 0,
+            Poll::Ready(Ok(written)) => written,
+            Poll::Ready(Err(_)) => return Err(Broken::Sink),
+        };
+        self.pending = Pending::new(&frame[written..], true);
+        Ok(())
     }
 
     /// Drops what is pending: its receiver is gone, or has had its time.
     pub(crate) fn abandon(&mut self) {
-        self.pending = Bytes::new();
+        self.pending = None;
     }
 
-    fn write_pending(
-        &mut self,
-        cx: &mut Context<'_>,
-        sink: &mut Socket,
-        tally: &mut Tally,
-    ) -> Poll<Result<(), Broken>> {
-        let Ok(written) = ready!(write(cx, sink, &self.pending)) else {
-            return Poll::Ready(Err(Broken::Sink));
+    /// Tries once more to write what is pending, whatever the runtime knows: the kernel announces room
+    /// only when a third of its buffer is free, which a slow reader may take long for.
+    /// Whether anything was taken.
+    pub(crate) fn nudge(&mut self, sink: &Socket, tally: &mut Tally) -> bool {
+        let Some(pending) = &self.pending else {
+            return false;
         };
-        count(&mut self.tracker, &self.pending[..written], tally);
-        self.pending.advance(written);
-        if self.pending.is_empty() {
-            // An advanced `Bytes` still holds its memory.
-            self.pending = Bytes::new();
+        match send_now(sink, &pending.bytes) {
+            Ok(taken) if taken > 0 => {
+                self.took(taken, tally);
+                true
+            }
+            _ => false,
         }
-        Poll::Ready(Ok(()))
     }
 
     fn write_through(
@@ -153,19 +227,55 @@ impl Lane {
     ) -> Poll<Result<(), Broken>> {
         match write(cx, sink, bytes) {
             Poll::Pending => {
-                self.pending = Bytes::copy_from_slice(bytes);
+                self.pending = Pending::new(bytes, false);
                 Poll::Pending
             }
             Poll::Ready(Err(_)) => Poll::Ready(Err(Broken::Sink)),
             Poll::Ready(Ok(written)) => {
                 let (taken, rest) = bytes.split_at(written);
                 count(&mut self.tracker, taken, tally);
-                if !rest.is_empty() {
-                    self.pending = Bytes::copy_from_slice(rest);
-                }
+                self.pending = Pending::new(rest, false);
                 Poll::Ready(Ok(()))
             }
         }
+    }
+
+    /// The end of file, behind what was held back: that is written first, and then the end read again.
+    fn end_with(&mut self, held: &[u8]) -> Poll<Result<(), Broken>> {
+        self.pending = Pending::new(held, false);
+        if self.pending.is_none() {
+            self.end = End::Read;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The receiver has taken so many of the pending bytes.
+    fn took(&mut self, written: usize, tally: &mut Tally) {
+        let Some(pending) = &mut self.pending else {
+            return;
+        };
+        let taken = pending.bytes.split_to(written);
+        if !pending.own {
+            count(&mut self.tracker, &taken, tally);
+        }
+        if pending.bytes.is_empty() {
+            self.pending = None;
+        } else {
+            pending.since = Instant::now();
+        }
+    }
+}
+
+impl Pending {
+    /// `None` if there are no bytes. They are copied: what hyper has read ahead is a part of its
+    /// buffer and keeps all of that in memory, and the rest of a read is in the shared buffer.
+    fn new(bytes: &[u8], own: bool) -> Option<Box<Self>> {
+        let pending = || Self {
+            bytes: Bytes::copy_from_slice(bytes),
+            since: Instant::now(),
+            own,
+        };
+        (!bytes.is_empty()).then(|| Box::new(pending()))
     }
 }
 
@@ -178,6 +288,14 @@ pub(crate) fn write(
     match ready!(Pin::new(sink).poll_write(cx, bytes))? {
         0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         written => Poll::Ready(Ok(written)),
+    }
+}
+
+/// As the kernel would have it, whatever the runtime thinks.
+fn send_now(sink: &Socket, bytes: &[u8]) -> io::Result<usize> {
+    match sink {
+        Socket::Tcp(stream) => SockRef::from(stream).send(bytes),
+        Socket::Unix(stream) => SockRef::from(stream).send(bytes),
     }
 }
 
@@ -199,4 +317,6 @@ fn count(tracker: &mut Tracker, written: &[u8], tally: &mut Tally) {
     let seen = tracker.advance(written);
     tally.bytes += written.len() as u64;
     tally.messages += u64::from(seen.messages);
+    tally.pings += seen.pings;
+    tally.pongs += seen.pongs;
 }

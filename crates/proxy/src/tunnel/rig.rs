@@ -12,12 +12,20 @@ use tokio::task::JoinHandle;
 
 use super::{Ending, Tunnel, relay};
 use crate::frames::Side;
-use crate::record::{By, Deadline, Record};
-use crate::socket::Socket;
+use crate::record::{By, Deadline, Record, Route, Server, Timeouts};
+use crate::socket::{Peer, Socket};
 use crate::{Figure, Ledger};
 
 /// No test may wait longer for anything.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// None that a test would see.
+pub(crate) const TIMEOUTS: Timeouts = Timeouts {
+    idle: Duration::from_secs(3600),
+    send: Duration::from_secs(3600),
+    max_age: None,
+    ping: None,
+};
 
 /// Counts what tunnels count.
 #[derive(Debug, Default)]
@@ -56,7 +64,7 @@ impl Ledger for Counts {
 /// What a test may want otherwise.
 #[derive(Debug)]
 pub(crate) struct Wish {
-    pub(crate) idle_timeout: Duration,
+    pub(crate) timeouts: Timeouts,
     pub(crate) ahead_from_client: &'static [u8],
     pub(crate) ahead_from_server: &'static [u8],
     /// Kernel buffers as small as they get.
@@ -66,7 +74,7 @@ pub(crate) struct Wish {
 impl Default for Wish {
     fn default() -> Self {
         Self {
-            idle_timeout: Duration::from_secs(3600),
+            timeouts: TIMEOUTS,
             ahead_from_client: b"",
             ahead_from_server: b"",
             small_buffers: false,
@@ -130,7 +138,7 @@ impl Peers {
 pub(crate) async fn build(wish: Wish) -> (Tunnel, Peers) {
     let (client_peer, client) = pair(wish.small_buffers).await;
     let (server_peer, server) = pair(wish.small_buffers).await;
-    let record = Arc::new(record(wish.idle_timeout));
+    let record = Arc::new(record(wish.timeouts));
     let counts = Arc::new(Counts::default());
     let tunnel = Tunnel {
         client: Socket::Tcp(client),
@@ -149,25 +157,30 @@ pub(crate) async fn build(wish: Wish) -> (Tunnel, Peers) {
     (tunnel, peers)
 }
 
-fn record(idle_timeout: Duration) -> Record {
+fn record(timeouts: Timeouts) -> Record {
     Record {
         id: "t".into(),
-        client: "127.0.0.1:1".into(),
+        client: Peer::Unix,
         listener: "main".into(),
         host: "example.org".into(),
         path: "/".into(),
-        route: "r".into(),
-        route_number: 0,
-        upstream: "u".into(),
-        server: "127.0.0.1:2".into(),
-        server_number: 0,
+        route: Arc::new(Route {
+            name: "r".into(),
+            number: 0,
+            timeouts,
+        }),
+        server: Arc::new(Server {
+            name: "127.0.0.1:2".into(),
+            number: 0,
+            upstream: "u".into(),
+        }),
         subprotocol: None,
-        idle_timeout,
         opened: Instant::now(),
         opened_at: SystemTime::now(),
         from_client: Default::default(),
         from_server: Default::default(),
         last_byte_ms: Default::default(),
+        round_trip_us: Default::default(),
         unframed: Default::default(),
         closing: Default::default(),
         orders: Default::default(),

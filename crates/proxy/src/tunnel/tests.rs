@@ -1,5 +1,7 @@
 //! The relay between real sockets.
 
+mod timers;
+
 use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -294,7 +296,8 @@ async fn peers_that_do_not_end_after_both_close_frames_are_ended() {
     let mut timer = pin!(sleep_until(relay.next_look().into()));
     let poll = poll_fn(|cx| Poll::Ready(relay.poll(cx, timer.as_mut()))).await;
     assert!(poll.is_pending());
-    let closed = relay.closed.unwrap();
+    assert!(relay.closed.is_some());
+    let closed = relay.linger_end().unwrap() - CLOSED_WAIT;
     assert_eq!(timer.deadline().into_std(), closed + CLOSED_WAIT);
     assert!(
         relay
@@ -311,11 +314,14 @@ async fn peers_that_do_not_end_after_both_close_frames_are_ended() {
 async fn a_tunnel_is_idle_from_its_last_byte() {
     let idle_timeout = Duration::from_secs(100);
     let (tunnel, peers) = build(Wish {
-        idle_timeout,
+        timeouts: Timeouts {
+            idle: idle_timeout,
+            ..TIMEOUTS
+        },
         ..Wish::default()
     })
     .await;
-    let relay = Relay::new(tunnel);
+    let mut relay = Relay::new(tunnel);
     let opened = peers.record.opened;
     assert!(relay.due(opened + Duration::from_secs(99)).is_none());
     assert!(matches!(
@@ -334,7 +340,10 @@ async fn a_tunnel_is_idle_from_its_last_byte() {
 #[tokio::test]
 async fn an_idle_timeout_beyond_all_clocks_is_none() {
     let (tunnel, peers) = build(Wish {
-        idle_timeout: Duration::MAX,
+        timeouts: Timeouts {
+            idle: Duration::MAX,
+            ..TIMEOUTS
+        },
         ..Wish::default()
     })
     .await;
@@ -348,7 +357,10 @@ async fn an_idle_timeout_beyond_all_clocks_is_none() {
 async fn bytes_keep_a_tunnel_from_being_idle() {
     let idle_timeout = Duration::from_millis(600);
     let mut rig = Rig::with(Wish {
-        idle_timeout,
+        timeouts: Timeouts {
+            idle: idle_timeout,
+            ..TIMEOUTS
+        },
         ..Wish::default()
     })
     .await;
@@ -378,7 +390,10 @@ async fn bytes_keep_a_tunnel_from_being_idle() {
 async fn half_a_tunnel_can_be_idle_too() {
     let idle_timeout = Duration::from_millis(100);
     let mut rig = Rig::with(Wish {
-        idle_timeout,
+        timeouts: Timeouts {
+            idle: idle_timeout,
+            ..TIMEOUTS
+        },
         ..Wish::default()
     })
     .await;
@@ -546,5 +561,5 @@ async fn an_idle_tunnel_is_small() {
     let (tunnel, _peers) = build(Wish::default()).await;
     let size = size_of_val(&relay(tunnel));
     // With its sockets and its timer. Buffers and what a polite close needs are elsewhere.
-    assert!(size <= 512, "{size} bytes");
+    assert!(size <= 384, "{size} bytes");
 }

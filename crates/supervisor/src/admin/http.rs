@@ -18,11 +18,11 @@ use tokio::net::unix::UCred;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 use wsgate_protocol::admin::{
-    ApiError, ErrorBody, GatewayState, ReloadOutcome, ReloadRequest, ServerStateRequest,
-    StopRequest, UNRESPONSIVE_HEADER,
+    ApiError, CloseRequest, ErrorBody, GatewayState, ReloadOutcome, ReloadRequest,
+    ServerStateRequest, StopRequest, UNRESPONSIVE_HEADER,
 };
 
-use super::{Refusal, metrics, status, tunnels};
+use super::{Refusal, close, metrics, status, tunnels};
 use crate::admin::Snapshot;
 use crate::event::{Event, Events, Request};
 
@@ -127,19 +127,31 @@ async fn admin(request: HttpRequest<Incoming>, events: &Events, peer: Option<UCr
                 &ask(events, |reply| Request::Stop { now, reply }).await?,
             )
         }
-        _ => match server_path(&path) {
-            Some((upstream, server)) => {
-                only(&method, &Method::PUT)?;
-                change_server(request, events, peer, upstream, server).await
-            }
-            None => Err(Refusal::new(
-                StatusCode::NOT_FOUND,
-                "not_found",
-                format!("there is no {path}"),
-                "GET /v1/status, GET /v1/tunnels, POST /v1/reload, POST /v1/stop, PUT /v1/upstreams/{u}/servers/{addr}",
-            )),
-        },
+        _ => by_name(request, events, peer, &path).await,
     }
+}
+
+/// Paths that name what they are about.
+async fn by_name(
+    request: HttpRequest<Incoming>,
+    events: &Events,
+    peer: Option<UCred>,
+    path: &str,
+) -> Answer {
+    if let Some((upstream, server)) = server_path(path) {
+        only(request.method(), &Method::PUT)?;
+        return change_server(request, events, peer, upstream, server).await;
+    }
+    if let Some(id) = tunnel_path(path) {
+        only(request.method(), &Method::DELETE)?;
+        return close_tunnel(request, events, peer, &id).await;
+    }
+    Err(Refusal::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        format!("there is no {path}"),
+        "GET /v1/status, GET /v1/tunnels, DELETE /v1/tunnels/{id}, POST /v1/reload, POST /v1/stop, PUT /v1/upstreams/{u}/servers/{addr}",
+    ))
 }
 
 /// What anybody may read: it names no client and changes nothing.
@@ -186,8 +198,8 @@ async fn list(snapshot: Snapshot, filter: wsgate_protocol::admin::TunnelFilter) 
     let list = tunnels::open(snapshot.links, filter).await;
     let mut response = Response::builder().header(header::CONTENT_TYPE, "application/json");
     if !list.unresponsive.is_empty() {
-        let pids: Vec<String> = list.unresponsive.iter().map(u32::to_string).collect();
-        response = response.header(UNRESPONSIVE_HEADER, pids.join(","));
+        let pids = tunnels::joined(&list.unresponsive);
+        response = response.header(UNRESPONSIVE_HEADER, pids);
     }
     response.body(list.body).map_err(internal)
 }
@@ -237,6 +249,17 @@ async fn change_server(
     json(StatusCode::OK, &changed?)
 }
 
+async fn close_tunnel(
+    request: HttpRequest<Incoming>,
+    events: &Events,
+    peer: Option<UCred>,
+    id: &str,
+) -> Answer {
+    let order = close::order(body::<CloseRequest>(request).await?.unwrap_or_default())?;
+    let links = ask(events, Request::Snapshot).await?.links;
+    json(StatusCode::OK, &close::close(links, id, order, peer).await?)
+}
+
 /// Who asked for a change goes to the log.
 fn log_change(what: &str, peer: Option<UCred>) {
     let (pid, uid) = (
@@ -254,13 +277,22 @@ fn server_path(path: &str) -> Option<(String, String)> {
     if upstream.contains('/') || server.contains('/') {
         return None;
     }
-    let decode = |text| {
-        percent_decode_str(text)
-            .decode_utf8()
-            .ok()
-            .map(std::borrow::Cow::into_owned)
-    };
-    Some((decode(upstream)?, decode(server)?))
+    Some((decoded(upstream)?, decoded(server)?))
+}
+
+/// The id in `/v1/tunnels/{id}`.
+fn tunnel_path(path: &str) -> Option<String> {
+    let id = path.strip_prefix("/v1/tunnels/")?;
+    if id.is_empty() || id.contains('/') {
+        return None;
+    }
+    decoded(id)
+}
+
+/// A segment of a path.
+fn decoded(text: &str) -> Option<String> {
+    let text = percent_decode_str(text).decode_utf8().ok()?;
+    Some(text.into_owned())
 }
 
 /// Asks the supervisor's loop.
@@ -288,7 +320,8 @@ fn only(method: &Method, allowed: &Method) -> Result<(), Refusal> {
     let message = format!("{method} is not for this path: it takes {allowed}");
     let help = "docs/admin-api.md lists the calls";
     Err(Refusal {
-        allow: Some(allowed.clone()),
+        // RFC 9110 section 15.5.6 wants it.
+        header: Some(("allow", allowed.as_str().into())),
         ..Refusal::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
@@ -355,7 +388,7 @@ fn answer(answer: Answer) -> Response<Body> {
         message,
         help,
         details,
-        allow,
+        header,
     } = refusal;
     let error = ApiError {
         code: code.to_owned(),
@@ -372,15 +405,17 @@ fn answer(answer: Answer) -> Response<Body> {
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
     });
-    if let Some(allow) = allow.and_then(|method| HeaderValue::from_str(method.as_str()).ok()) {
-        response.headers_mut().insert(header::ALLOW, allow);
+    if let Some((name, value)) = header
+        && let Ok(value) = HeaderValue::from_str(&value)
+    {
+        response.headers_mut().insert(name, value);
     }
     response
 }
 
 #[cfg(test)]
 mod tests {
-    use super::server_path;
+    use super::{server_path, tunnel_path};
 
     #[test]
     fn names_in_a_path_are_percent_decoded_after_the_split() {
@@ -391,5 +426,14 @@ mod tests {
         );
         assert_eq!(server_path("/v1/upstreams/chat/servers/a/b"), None);
         assert_eq!(server_path("/v1/upstreams/chat"), None);
+        assert_eq!(tunnel_path("/v1/tunnels/a%2Db"), Some("a-b".to_owned()));
+        for none in [
+            "/v1/tunnels",
+            "/v1/tunnels/",
+            "/v1/tunnels/%ff",
+            "/v1/tunnels/a/b",
+        ] {
+            assert_eq!(tunnel_path(none), None, "{none}");
+        }
     }
 }

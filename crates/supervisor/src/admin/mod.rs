@@ -4,6 +4,7 @@
 //! a while (workers that do not answer, a list of a hundred thousand tunnels) is
 //! waited for here, never in the loop.
 
+mod close;
 mod http;
 mod metrics;
 mod servers;
@@ -36,8 +37,8 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     pub(crate) help: &'static str,
     pub(crate) details: Vec<String>,
-    /// With 405: what the path takes (RFC 9110 section 15.5.6).
-    pub(crate) allow: Option<::http::Method>,
+    /// A header field of the answer, for programs: name and value.
+    pub(crate) header: Option<(&'static str, Box<str>)>,
 }
 
 impl Refusal {
@@ -53,7 +54,7 @@ impl Refusal {
             message: message.into(),
             help,
             details: Vec::new(),
-            allow: None,
+            header: None,
         }
     }
 }

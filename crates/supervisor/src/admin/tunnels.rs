@@ -56,6 +56,12 @@ pub(crate) async fn open(links: Vec<Link>, filter: TunnelFilter) -> List {
     List { unresponsive, body }
 }
 
+/// Pids as a header field lists them.
+pub(crate) fn joined(pids: &[u32]) -> String {
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    pids.join(",")
+}
+
 /// The worker, if it answers.
 async fn answering(link: Link) -> (Link, Result<(), Unanswered>) {
     let answered = link.ping().await;
@@ -206,6 +212,7 @@ fn set(filter: &mut TunnelFilter, key: &str, value: &str) -> Result<(), Refusal>
         )
     };
     match key {
+        "id" => filter.id = text(),
         "route" => filter.route = text(),
         "upstream" => filter.upstream = text(),
         "server" => filter.server = text(),
@@ -216,7 +223,7 @@ fn set(filter: &mut TunnelFilter, key: &str, value: &str) -> Result<(), Refusal>
         "older_than" => filter.older_than = seconds()?,
         "idle_for" => filter.idle_for = seconds()?,
         _ => {
-            let help = "filters are route, upstream, server, client, worker, generation, state, older_than, idle_for";
+            let help = "filters are id, route, upstream, server, client, worker, generation, state, older_than, idle_for";
             return Err(invalid(format!("there is no filter {key:?}"), help));
         }
     }

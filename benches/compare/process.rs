@@ -1,0 +1,81 @@
+//! Processes as /proc shows them.
+
+use std::fs;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Between two looks at something that does not tell of itself.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A process and all below it.
+pub(crate) fn family(root: u32) -> io::Result<Vec<u32>> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok());
+        // One that has ended since the directory was read has no parent any more.
+        parents.extend(pid.and_then(|pid| Some((pid, parent(pid)?))));
+    }
+    let mut family = vec![root];
+    let mut next = 0;
+    while let Some(parent) = family.get(next).copied() {
+        let children = parents.iter().filter(|(_, of)| *of == parent);
+        family.extend(children.map(|(pid, _)| *pid));
+        next += 1;
+    }
+    Ok(family)
+}
+
+/// `None` if it has ended, as a zombie too.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before the parenthesis may hold anything (proc_pid_stat(5)).
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    let state = fields.next()?;
+    fields.next()?.parse().ok().filter(|_| state != "Z")
+}
+
+pub(crate) fn lives(pid: u32) -> bool {
+    parent(pid).is_some()
+}
+
+/// A process that has ended gets nothing, which is no error.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// The memory of some processes in bytes; what several share counts by its share (PSS).
+pub(crate) fn memory(pids: &[u32]) -> io::Result<u64> {
+    pids.iter().map(|pid| pss(*pid)).sum()
+}
+
+fn pss(pid: u32) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map(|kib| kib * 1024)
+        .ok_or_else(|| io::Error::other(format!("no Pss of process {pid}")))
+}
+
+/// Waits until something is so.
+pub(crate) fn eventually(
+    what: &str,
+    limit: Duration,
+    mut is_so: impl FnMut() -> io::Result<bool>,
+) -> io::Result<()> {
+    let until = Instant::now() + limit;
+    while !is_so()? {
+        if Instant::now() > until {
+            let problem = format!("{what}: not within {limit:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+        }
+        thread::park_timeout(LOOK);
+    }
+    Ok(())
+}
