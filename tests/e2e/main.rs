@@ -22,6 +22,7 @@ mod lossless;
 mod reload;
 mod routes;
 mod servers;
+mod timers;
 mod tunnels;
 
 #[path = "../support/mod.rs"]

@@ -72,6 +72,13 @@ impl Attempts {
         }
     }
 
+    /// Whether [`Attempts::next`] may find another server if the one picked last fails.
+    pub(crate) fn may_go_on(&self) -> bool {
+        let servers = &self.table.plan.upstream_of(self.route).servers;
+        let mut others = servers.iter().enumerate();
+        self.has_retries() && others.any(|(place, server)| self.may_take(place, server))
+    }
+
     /// How the try at the server picked last failed. No other one is tried if that cannot help.
     pub(crate) fn failed(&mut self, refusal: Refusal) {
         self.last = Some(refusal);
@@ -79,12 +86,18 @@ impl Attempts {
 
     fn next_place(&self, ledger: &dyn Ledger) -> Option<usize> {
         let upstream = self.table.plan.upstream_of(self.route);
-        let may = |place: usize, server: &Server| {
-            self.table.is_ready(server.shared.number) && !self.tried.contains(&place)
-        };
         let hopeless = self.last.as_ref().is_some_and(|last| last.everywhere);
-        let more = self.tried.len() <= upstream.retries as usize;
-        (more && !hopeless).then(|| pick(upstream, may, ledger))?
+        let may = |place: usize, server: &Server| self.may_take(place, server);
+        (self.has_retries() && !hopeless).then(|| pick(upstream, may, ledger))?
+    }
+
+    fn has_retries(&self) -> bool {
+        let retries = self.table.plan.upstream_of(self.route).retries;
+        self.tried.len() <= retries as usize
+    }
+
+    fn may_take(&self, place: usize, server: &Server) -> bool {
+        self.table.is_ready(server.shared.number) && !self.tried.contains(&place)
     }
 }
 

@@ -141,12 +141,14 @@ impl Closing {
         let turn = Turn {
             tally: &mut up,
             pings: pings.as_deref_mut(),
+            is_last: false,
         };
         self.to_server
             .poll(cx, to_server, client, server, turn, || farewell.to_server());
         let turn = Turn {
             tally: &mut down,
             pings: None,
+            is_last: false,
         };
         self.to_client
             .poll(cx, to_client, server, client, turn, || farewell.to_client());

@@ -72,7 +72,12 @@ pub(crate) async fn upgrade(
     loop {
         let pick = attempts.next(&*gateway.ledger)?;
         access.picked(&pick);
-        let request = Request::from_parts(head.clone(), Empty::new());
+        // A copy only where another server may need it.
+        let head = match attempts.may_go_on() {
+            true => head.clone(),
+            false => std::mem::replace(&mut head, Request::new(()).into_parts().0),
+        };
+        let request = Request::from_parts(head, Empty::new());
         let refusal = match try_server(front, &pick, request).await {
             // It declines, redirects or wants to know who asks.
             Ok(Reply::Other(response)) => return pass_on(response, &access.method),

@@ -6,10 +6,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Context;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
-
-use futures_util::task::AtomicWaker;
 
 use crate::socket::Peer;
 
@@ -171,37 +169,54 @@ impl By {
 }
 
 /// The deadlines of a tunnel, and how its task learns of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Orders {
-    /// Nearly every tunnel has none for all its life.
-    deadlines: Mutex<Option<Box<Deadlines>>>,
+    state: Mutex<OrdersState>,
+    /// Changes with every [`Orders::set`], so that the task need not lock for every message. Never 0.
     version: AtomicU32,
-    waker: AtomicWaker,
 }
 
-/// By whom they were set.
-type Deadlines = [Option<Deadline>; By::ALL.len()];
+#[derive(Debug, Default)]
+struct OrdersState {
+    /// By whom they were set. Nearly every tunnel has none for all its life.
+    deadlines: Option<Box<[Option<Deadline>; By::ALL.len()]>>,
+    /// Taken at every change.
+    waker: Option<Waker>,
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            version: AtomicU32::new(1),
+        }
+    }
+}
 
 impl Orders {
     /// Sets or clears one deadline and wakes the tunnel's task. Returns whether
     /// the tunnel had any deadline before and has one now.
     pub(crate) fn set(&self, by: By, deadline: Option<Deadline>) -> (bool, bool) {
-        let mut deadlines = self.lock();
-        let had = deadlines.is_some();
-        let mut all = deadlines.take().unwrap_or_default();
+        let mut state = self.lock();
+        let had = state.deadlines.is_some();
+        let mut all = state.deadlines.take().unwrap_or_default();
         all[by as usize] = deadline;
         let has = all.iter().any(Option::is_some);
-        *deadlines = has.then_some(all);
-        drop(deadlines);
-        self.version.fetch_add(1, Ordering::Release);
-        self.waker.wake();
+        state.deadlines = has.then_some(all);
+        let next = self.version.load(Ordering::Relaxed).wrapping_add(1).max(1);
+        self.version.store(next, Ordering::Release);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         (had, has)
     }
 
     /// The deadline that comes first, and who set it.
     pub(crate) fn first(&self) -> Option<(By, Deadline)> {
-        let deadlines = self.lock();
-        let all = deadlines.as_ref()?.iter().zip(By::ALL);
+        let state = self.lock();
+        let all = state.deadlines.as_ref()?.iter().zip(By::ALL);
         all.filter_map(|(deadline, by)| Some((by, deadline.as_ref()?)))
             .min_by_key(|(_, deadline)| deadline.at)
             .map(|(by, deadline)| (by, deadline.clone()))
@@ -209,24 +224,24 @@ impl Orders {
 
     /// The moment of the deadline that comes first.
     pub(crate) fn first_at(&self) -> Option<Instant> {
-        let deadlines = self.lock();
-        let all = deadlines.as_ref()?.iter().flatten();
+        let state = self.lock();
+        let all = state.deadlines.as_ref()?.iter().flatten();
         all.map(|deadline| deadline.at).min()
     }
 
-    /// Changes with every [`Orders::set`]: tells the task without a lock whether to look.
-    pub(crate) fn version(&self) -> u32 {
-        self.version.load(Ordering::Acquire)
+    /// Whether something has changed since `seen`, which is 0 at first. If so the task of `cx` is woken at the
+    /// next change: it is registered once for each, since it is always the same.
+    pub(crate) fn changed(&self, seen: &mut u32, cx: &Context<'_>) -> bool {
+        if self.version.load(Ordering::Acquire) == *seen {
+            return false;
+        }
+        let mut state = self.lock();
+        *seen = self.version.load(Ordering::Relaxed);
+        state.waker = Some(cx.waker().clone());
+        true
     }
 
-    /// The task of `cx` is woken at the next [`Orders::set`].
-    pub(crate) fn register(&self, cx: &Context<'_>) {
-        self.waker.register(cx.waker());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Box<Deadlines>>> {
-        self.deadlines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, OrdersState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -82,7 +82,9 @@ struct Relay {
     began: Option<Cause>,
     /// When the second Close frame was relayed, in milliseconds from the tunnel's begin.
     closed: Option<NonZeroU64>,
-    orders_version: u32,
+    orders_seen: u32,
+    /// The timer has been polled since it was last set.
+    waits_for_timer: bool,
     /// Who took nothing for too long.
     blocked: Option<Side>,
     closing: Option<Box<Closing>>,
@@ -111,7 +113,8 @@ impl Relay {
             ends: Ends::new(tunnel),
             began: None,
             closed: None,
-            orders_version: 0,
+            orders_seen: 0,
+            waits_for_timer: false,
             blocked: None,
             closing: None,
         }
@@ -155,6 +158,7 @@ impl Relay {
             self.closed = NonZeroU64::new(ends::millis(opened.elapsed()).max(1));
         }
         if self.look_sooner(timer) {
+            self.waits_for_timer = false;
             // For the timer's new moment the task has to be registered anew.
             cx.waker().wake_by_ref();
         }
@@ -165,11 +169,13 @@ impl Relay {
     /// whether anything is due, and when the next look is worth while.
     fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Option<Stop> {
         let orders = &self.ends.books.record.orders;
-        orders.register(cx);
-        let version = orders.version();
-        if version != self.orders_version {
-            self.orders_version = version;
+        if orders.changed(&mut self.orders_seen, cx) {
             timer.as_mut().reset(self.next_look().into());
+            self.waits_for_timer = false;
+        }
+        // The timer has the task's waker already, and need not get it for every message.
+        if self.waits_for_timer && !timer.is_elapsed() {
+            return None;
         }
         while timer.as_mut().poll(cx).is_ready() {
             if let Some(stop) = self.due(Instant::now()) {
@@ -177,6 +183,7 @@ impl Relay {
             }
             timer.as_mut().reset(self.next_look().into());
         }
+        self.waits_for_timer = true;
         None
     }
 

@@ -1,7 +1,7 @@
 //! A tunnel's two sockets and two lanes, and the books that it is counted in.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -190,11 +190,16 @@ impl Ends {
             client,
             server,
             to_server,
+            to_client,
             pings,
             ..
         } = self;
-        let pings = pings.as_deref_mut();
-        let step = to_server.relay(cx, client, server, BUFFER, Turn { tally, pings });
+        let turn = Turn {
+            tally,
+            pings: pings.as_deref_mut(),
+            is_last: to_client.end == End::Passed,
+        };
+        let step = to_server.relay(cx, client, server, BUFFER, turn);
         outcome(step, Side::Client, Side::Server)
     }
 
@@ -207,9 +212,14 @@ impl Ends {
             client,
             server,
             to_client,
+            to_server,
             ..
         } = self;
-        let turn = Turn { tally, pings: None };
+        let turn = Turn {
+            tally,
+            pings: None,
+            is_last: to_server.end == End::Passed,
+        };
         let step = to_client.relay(cx, server, client, most, turn);
         outcome(step, Side::Server, Side::Client)
     }
@@ -269,9 +279,14 @@ fn outcome(step: Poll<Result<(), Broken>>, source: Side, sink: Side) -> (bool, R
     }
 }
 
+/// Only the tunnel's task writes here, so no read-modify-write is needed: seven of them, with the
+/// ledger's, cost a hundredth of a relayed message.
 fn book(flow: &Flow, tally: Tally) {
-    flow.bytes.fetch_add(tally.bytes, Ordering::Relaxed);
-    flow.messages.fetch_add(tally.messages, Ordering::Relaxed);
+    let add = |cell: &AtomicU64, n: u64| {
+        cell.store(cell.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+    };
+    add(&flow.bytes, tally.bytes);
+    add(&flow.messages, tally.messages);
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {

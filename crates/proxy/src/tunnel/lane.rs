@@ -80,6 +80,9 @@ pub(crate) struct Turn<'a> {
     pub(crate) tally: &'a mut Tally,
     /// Where the source is a client that is pinged: who looks for its pongs.
     pub(crate) pings: Option<&'a mut Pings>,
+    /// The other direction is over. Both sockets are closed behind this one's end, which sends the FIN:
+    /// no shutdown(2) besides.
+    pub(crate) is_last: bool,
 }
 
 impl Turn<'_> {
@@ -88,6 +91,7 @@ impl Turn<'_> {
         Turn {
             tally: &mut *self.tally,
             pings: self.pings.as_deref_mut(),
+            is_last: self.is_last,
         }
     }
 }
@@ -136,7 +140,9 @@ impl Lane {
         match self.end {
             End::Passed => Poll::Pending,
             End::Read => {
-                fin(cx, sink);
+                if !turn.is_last {
+                    fin(cx, sink);
+                }
                 self.end = End::Passed;
                 Poll::Ready(Ok(()))
             }
