@@ -19,6 +19,7 @@ mod drain;
 mod http;
 mod limits;
 mod lossless;
+mod relay;
 mod reload;
 mod routes;
 mod servers;

@@ -6,7 +6,10 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Signal, getrlimit, kill_process, pidfd_open, pidfd_send_signal,
+    setrlimit,
+};
 
 /// A process, held by a pidfd: its number is not another one's later.
 #[derive(Debug)]
@@ -67,6 +70,26 @@ pub(crate) fn title(pid: u32) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let text = String::from_utf8_lossy(&line).replace('\0', " ");
     text.trim().to_owned()
+}
+
+/// Bytes of memory of its own that a process has written to: what it allocated, without
+/// the pages of its program. Counted page by page (`/proc/PID/smaps_rollup`); the
+/// figures in `/proc/PID/status` are sums that may be late by hundreds of pages.
+pub(crate) fn memory(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Anonymous:"))
+        .unwrap();
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kib * 1024
+}
+
+/// Lets this process open as many descriptors as it may.
+pub(crate) fn raise_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
 }
 
 fn parent_of(pid: u32) -> Option<u32> {

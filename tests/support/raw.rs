@@ -62,6 +62,11 @@ impl Wire {
         }
     }
 
+    /// The stream, and what has been read of it and not used.
+    pub(crate) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.unused)
+    }
+
     pub(crate) async fn connect(address: &str) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();

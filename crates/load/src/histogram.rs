@@ -33,6 +33,18 @@ pub struct Summary {
     pub max: u64,
 }
 
+impl Summary {
+    /// Adds what was recorded elsewhere. Where the times themselves would be needed, the worse is kept.
+    pub fn add(&mut self, other: &Self) {
+        self.count += other.count;
+        self.mean = self.mean.max(other.mean);
+        self.p50 = self.p50.max(other.p50);
+        self.p90 = self.p90.max(other.p90);
+        self.p99 = self.p99.max(other.p99);
+        self.max = self.max.max(other.max);
+    }
+}
+
 impl Default for Histogram {
     fn default() -> Self {
         Self {
@@ -142,6 +154,16 @@ mod tests {
         }
         assert_eq!((summary.count, summary.max), (1000, 1_000_000));
         assert_eq!(summary.mean, 500_500);
+    }
+
+    #[test]
+    fn of_two_summaries_the_worse_counts() {
+        let mut histogram = Histogram::default();
+        (1..=10).for_each(|time| histogram.record(time));
+        let mut sum = histogram.summary();
+        histogram.record(60);
+        sum.add(&histogram.summary());
+        assert_eq!((sum.count, sum.p50, sum.max), (21, 6, 60));
     }
 
     #[test]

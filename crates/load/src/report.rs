@@ -117,12 +117,15 @@ impl Report {
         ))
     }
 
-    /// Adds what another fleet saw at the same time. Of times, the worse is kept.
+    /// Adds what another fleet saw at the same time. Of times, the worse is kept. Not of CPU
+    /// clocks: both may have read the same ones.
     pub fn add(&mut self, other: &Self) {
         self.messages += other.messages;
         self.bytes += other.bytes;
         self.lives += other.lives;
         self.elapsed = self.elapsed.max(other.elapsed);
+        self.round_trips.add(&other.round_trips);
+        self.handshakes.add(&other.handshakes);
         self.faults.add(&other.faults);
         self.unanswered += other.unanswered;
         self.stuck += other.stuck;

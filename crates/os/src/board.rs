@@ -18,7 +18,8 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, SealFlag, fallocate};
@@ -191,7 +192,7 @@ impl Board {
 
     fn sum<'a>(&'a self, cell: impl Fn(usize) -> &'a AtomicU64) -> u64 {
         let sum = (0..self.blocks_in_use())
-            .map(|block| cell(block).load(Relaxed))
+            .map(|block| cell(block).load(Acquire))
             .fold(0, u64::wrapping_add);
         if i64::try_from(sum).is_ok() { sum } else { 0 }
     }

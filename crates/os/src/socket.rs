@@ -8,7 +8,7 @@ mod unix;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -32,6 +32,21 @@ pub const BACKLOG: i32 = 4096;
 pub fn probe(addr: SocketAddr) -> io::Result<()> {
     // SO_REUSEADDR, or else connections in TIME_WAIT would refuse a restart.
     bind(&new_socket(addr)?, addr)
+}
+
+/// Bytes that were written to a connected stream and that its peer has not acknowledged yet
+/// (SIOCOUTQ, tcp(7)); of a Unix stream, those that its peer has not read (unix(7)).
+///
+/// # Errors
+/// Those of ioctl(2).
+pub fn unacknowledged(stream: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open, and SIOCOUTQ, whose number is that of TIOCOUTQ, writes one int.
+    let done = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
 /// A TCP socket bound with SO_REUSEPORT, which does not listen: connects are refused.

@@ -122,6 +122,9 @@ fn begin(server: SocketAddr, sources: &Sources) -> Result<socket2::Socket, DialE
                 return Ok(socket);
             }
             Err(why @ DialError::Short(_)) => return Err(why),
+            // That an address is not ours says nothing of the others: what they met decides whether
+            // another server may do better.
+            Err(DialError::NotOurs(_)) if unused.is_some() => {}
             Err(why) => unused = Some(why),
         }
     }

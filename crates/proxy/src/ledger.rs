@@ -1,4 +1,7 @@
-//! How the data path counts, and what it may know of the rest of the gateway.
+//! How the data path counts, and what it may know of the rest of the gateway and of the kernel.
+
+use std::io;
+use std::os::fd::BorrowedFd;
 
 use crate::Cause;
 
@@ -17,6 +20,13 @@ pub trait Ledger: Send + Sync + 'static {
     fn tunnels_here(&self) -> u64;
     /// Live tunnels to a server in the whole gateway, by the server's number.
     fn tunnels_to(&self, server: u32) -> u64;
+    /// Bytes that were written to a connected stream and that its peer has not acknowledged yet: what the
+    /// kernel holds of it. Asked only of peers that take nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not know.
+    fn unacknowledged(&self, stream: BorrowedFd<'_>) -> io::Result<u64>;
 }
 
 /// What is counted. Numbers of routes and servers are those of the configuration.

@@ -67,6 +67,9 @@ pub(crate) struct Ending {
 /// connection, silence, a deadline. Returns when both sockets are closed.
 ///
 /// Not an `async fn`: that would hold the tunnel twice, as argument and as state.
+///
+/// To be spawned as a task, not polled inside of another future: the waker that the timer and the orders get
+/// is that of the first poll, and is not renewed for every message.
 pub(crate) fn relay(tunnel: Tunnel) -> impl Future<Output = Ending> + Send {
     let mut relay = Relay::new(tunnel);
     async move {
@@ -203,10 +206,8 @@ impl Relay {
         if self.oldest().is_some_and(|at| at <= now) {
             return Some(Stop::Old);
         }
-        if let Some((receiver, at)) = self.blocked_end()
-            && at <= now
-            && !self.ends.nudge(receiver)
-        {
+        let send = self.timeouts().send;
+        if let Some(receiver) = self.ends.stuck_receiver(send, now) {
             return Some(Stop::Blocked(receiver));
         }
         self.ends.look_after_client(now).then_some(Stop::Silent)
@@ -227,7 +228,7 @@ impl Relay {
 
     /// What relaying can bring about, and bring forward.
     fn may_come_up(&self) -> impl Iterator<Item = Instant> {
-        let blocked = self.blocked_end().map(|(_, at)| at);
+        let blocked = self.ends.next_blocked_look(self.timeouts().send);
         let pings = self.ends.next_ping_look();
         self.linger_end().into_iter().chain(blocked).chain(pings)
     }
@@ -257,11 +258,6 @@ impl Relay {
     fn oldest(&self) -> Option<Instant> {
         let opened = self.ends.books.record.opened;
         opened.checked_add(self.timeouts().max_age?)
-    }
-
-    fn blocked_end(&self) -> Option<(Side, Instant)> {
-        let (receiver, since) = self.ends.blocked()?;
-        Some((receiver, since.checked_add(self.timeouts().send)?))
     }
 
     fn linger_end(&self) -> Option<Instant> {

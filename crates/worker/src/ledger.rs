@@ -1,5 +1,7 @@
 //! The board as the data path sees it.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use wsgate_os::board::Board;
@@ -72,7 +74,7 @@ impl Ledger for BoardLedger {
         let cell = self.cell(figure);
         cell.store(
             cell.load(Ordering::Relaxed).wrapping_add(n),
-            Ordering::Relaxed,
+            Ordering::Release,
         );
     }
 
@@ -80,7 +82,7 @@ impl Ledger for BoardLedger {
         let cell = self.cell(gauge);
         cell.store(
             cell.load(Ordering::Relaxed).wrapping_sub(n),
-            Ordering::Relaxed,
+            Ordering::Release,
         );
     }
 
@@ -88,7 +90,9 @@ impl Ledger for BoardLedger {
         // Sequentially consistent with `add`: see `Registry::reserve`.
         fence(Ordering::SeqCst);
         let sum = |cell: Cell| self.board.sum_general(cell.index());
-        sum(Cell::Tunnels) + sum(Cell::Opening)
+        // In this order: a handshake that becomes a tunnel between the two is seen twice, never not at all.
+        let opening = sum(Cell::Opening);
+        opening + sum(Cell::Tunnels)
     }
 
     fn tunnels_here(&self) -> u64 {
@@ -98,6 +102,10 @@ impl Ledger for BoardLedger {
 
     fn tunnels_to(&self, server: u32) -> u64 {
         self.board.sum_server(server as usize, server::TUNNELS)
+    }
+
+    fn unacknowledged(&self, stream: BorrowedFd<'_>) -> io::Result<u64> {
+        wsgate_os::socket::unacknowledged(stream)
     }
 }
 

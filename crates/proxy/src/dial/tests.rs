@@ -249,3 +249,16 @@ async fn a_unix_socket_with_a_full_queue_is_waited_for() {
     assert!(dialled.is_ok(), "{dialled:?}");
     std::fs::remove_dir_all(dir).unwrap();
 }
+
+#[tokio::test]
+async fn an_address_that_is_not_ours_does_not_hide_what_another_one_lacked() {
+    // 127.0.0.1 goes with the second server, and not with the first.
+    let (_listener, second) = server("127.0.0.1");
+    let first: SocketAddr = "192.0.2.77:9".parse().unwrap();
+    let both = sources(&["127.0.0.1", "203.0.113.7"]);
+    for _ in 0..2 {
+        let error = begin(first, &both).unwrap_err();
+        assert!(error.may_differ_at(&ServerAddress::Ip(second)), "{error}");
+    }
+    assert!(begin(second, &both).is_ok());
+}

@@ -1,5 +1,6 @@
 //! A ledger that remembers every figure.
 
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
 use crate::{Figure, Ledger};
@@ -52,5 +53,9 @@ impl Ledger for Books {
 
     fn tunnels_to(&self, server: u32) -> u64 {
         self.get(Figure::ServerTunnels(server))
+    }
+
+    fn unacknowledged(&self, stream: BorrowedFd<'_>) -> std::io::Result<u64> {
+        wsgate_os::socket::unacknowledged(stream)
     }
 }

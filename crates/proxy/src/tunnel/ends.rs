@@ -1,5 +1,6 @@
 //! A tunnel's two sockets and two lanes, and the books that it is counted in.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -90,31 +91,29 @@ impl Ends {
         result
     }
 
-    /// The receiver that has taken nothing for longest, although something waits for it, and since when.
-    pub(crate) fn blocked(&self) -> Option<(Side, Instant)> {
-        let client = self.to_client.blocked().map(|since| (Side::Client, since));
-        let server = self.to_server.blocked().map(|since| (Side::Server, since));
-        client
-            .into_iter()
-            .chain(server)
-            .min_by_key(|(_, since)| *since)
+    /// When [`Ends::stuck_receiver`] is to be called next.
+    pub(crate) fn next_blocked_look(&self, limit: Duration) -> Option<Instant> {
+        let looks = [&self.to_client, &self.to_server].map(|lane| lane.next_look(limit));
+        looks.into_iter().flatten().min()
     }
 
-    /// Whether a receiver takes something after all: see [`Lane::nudge`].
-    pub(crate) fn nudge(&mut self, receiver: Side) -> bool {
-        let mut tally = Tally::default();
-        match receiver {
-            Side::Client => {
-                let taken = self.to_client.nudge(&self.client, &mut tally);
-                self.publish(Tally::default(), tally);
-                taken
-            }
-            Side::Server => {
-                let taken = self.to_server.nudge(&self.server, &mut tally);
-                self.publish(tally, Tally::default());
-                taken
-            }
+    /// A receiver that has taken nothing for so long: see [`Lane::is_stuck`].
+    pub(crate) fn stuck_receiver(&mut self, limit: Duration, now: Instant) -> Option<Side> {
+        let Self {
+            client,
+            server,
+            to_client,
+            to_server,
+            books,
+            ..
+        } = self;
+        let ledger = &*books.ledger;
+        if to_client.is_stuck(client, ledger, limit, now) {
+            return Some(Side::Client);
         }
+        to_server
+            .is_stuck(server, ledger, limit, now)
+            .then_some(Side::Server)
     }
 
     /// When [`Ends::look_after_client`] is to be called next.
@@ -133,7 +132,12 @@ impl Ends {
         if pings.next_look().is_none_or(|at| at > now) {
             return false;
         }
-        if deaf {
+        // A ping waits behind what the client has not taken yet; a slow reader that takes some of it is alive.
+        let Books { record, ledger } = &self.books;
+        let queued = ledger.unacknowledged(self.client.as_fd()).unwrap_or(0);
+        let (written, _) = record.from_server();
+        let reads = pings.goes_on(written.saturating_sub(queued)) && queued > 0;
+        if deaf || reads {
             pings.postpone(now);
         } else if pings.are_hopeless(now) {
             return true;
@@ -227,7 +231,9 @@ impl Ends {
     /// Sends the ping that is due, if one is and a frame ends here; if one does not, says how far it is
     /// to its end at least. Else all may be read.
     fn ping(&mut self, cx: &mut Context<'_>) -> Result<usize, Broken> {
-        let Some(pings) = self.pings.as_mut().filter(|pings| pings.is_due()) else {
+        // Since it became due a peer may have ended its side.
+        let is_due = self.pings.as_ref().is_some_and(|pings| pings.is_due()) && self.can_ping();
+        let Some(pings) = self.pings.as_mut().filter(|_| is_due) else {
             return Ok(BUFFER);
         };
         if self.to_client.can_speak() {

@@ -5,15 +5,16 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pings::Pings;
+use crate::Ledger;
 use crate::frames::{Side, Tracker};
 use crate::socket::Socket;
 
@@ -25,6 +26,9 @@ thread_local! {
     /// buffer: 1.3 KB of user memory in place of 17 KB.
     static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
 }
+
+/// How often within its limit a receiver that takes nothing is looked at.
+const LOOKS: u32 = 4;
 
 /// One direction of a tunnel.
 #[derive(Debug)]
@@ -40,8 +44,12 @@ pub(crate) struct Lane {
 struct Pending {
     /// Never empty.
     bytes: Bytes,
-    /// Since when the receiver has taken nothing.
+    /// When the receiver was last seen to take something, or may have.
     since: Instant,
+    /// The last look at what the kernel holds for it.
+    looked: Instant,
+    /// What that was; `None` before the first look.
+    unacknowledged: Option<u64>,
     /// They are wsgate's own, not the sender's. It is never a mixture: nothing is read, and no frame of
     /// wsgate's begun, while something is pending.
     own: bool,
@@ -107,9 +115,37 @@ impl Lane {
         }
     }
 
-    /// Since when its receiver has taken nothing, although something waits for it.
-    pub(crate) fn blocked(&self) -> Option<Instant> {
-        self.pending.as_ref().map(|pending| pending.since)
+    /// When [`Lane::is_stuck`] is to be called next.
+    pub(crate) fn next_look(&self, limit: Duration) -> Option<Instant> {
+        let pending = self.pending.as_ref()?;
+        pending.looked.checked_add(limit / LOOKS)
+    }
+
+    /// Whether the receiver has taken nothing for so long, although something waits for it.
+    ///
+    /// What counts is what its TCP has acknowledged. That the kernel has room again does not: it
+    /// takes some MiB for a peer that is long dead. Nor does it tell the room of a slow
+    /// reader before a third of its buffer is free, which may take longer than the limit.
+    pub(crate) fn is_stuck(
+        &mut self,
+        sink: &Socket,
+        ledger: &dyn Ledger,
+        limit: Duration,
+        now: Instant,
+    ) -> bool {
+        if self.next_look(limit).is_none_or(|at| at > now) {
+            return false;
+        }
+        let Some(pending) = &mut self.pending else {
+            return false;
+        };
+        let held = ledger.unacknowledged(sink.as_fd()).unwrap_or(0);
+        if pending.unacknowledged.is_none_or(|before| held < before) {
+            pending.since = now;
+        }
+        pending.looked = now;
+        pending.unacknowledged = Some(held);
+        now.saturating_duration_since(pending.since) >= limit
     }
 
     /// Whether a frame of wsgate's own may begin now.
@@ -208,22 +244,6 @@ impl Lane {
         self.pending = None;
     }
 
-    /// Tries once more to write what is pending, whatever the runtime knows: the kernel announces room
-    /// only when a third of its buffer is free, which a slow reader may take long for.
-    /// Whether anything was taken.
-    pub(crate) fn nudge(&mut self, sink: &Socket, tally: &mut Tally) -> bool {
-        let Some(pending) = &self.pending else {
-            return false;
-        };
-        match send_now(sink, &pending.bytes) {
-            Ok(taken) if taken > 0 => {
-                self.took(taken, tally);
-                true
-            }
-            _ => false,
-        }
-    }
-
     fn write_through(
         &mut self,
         cx: &mut Context<'_>,
@@ -267,7 +287,7 @@ impl Lane {
         if pending.bytes.is_empty() {
             self.pending = None;
         } else {
-            pending.since = Instant::now();
+            pending.touch();
         }
     }
 }
@@ -276,12 +296,24 @@ impl Pending {
     /// `None` if there are no bytes. They are copied: what hyper has read ahead is a part of its
     /// buffer and keeps all of that in memory, and the rest of a read is in the shared buffer.
     fn new(bytes: &[u8], own: bool) -> Option<Box<Self>> {
-        let pending = || Self {
+        if bytes.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        Some(Box::new(Self {
             bytes: Bytes::copy_from_slice(bytes),
-            since: Instant::now(),
+            since: now,
+            looked: now,
+            unacknowledged: None,
             own,
-        };
-        (!bytes.is_empty()).then(|| Box::new(pending()))
+        }))
+    }
+
+    /// The receiver has just taken something.
+    fn touch(&mut self) {
+        self.since = Instant::now();
+        self.looked = self.since;
+        self.unacknowledged = None;
     }
 }
 
@@ -294,14 +326,6 @@ pub(crate) fn write(
     match ready!(Pin::new(sink).poll_write(cx, bytes))? {
         0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         written => Poll::Ready(Ok(written)),
-    }
-}
-
-/// As the kernel would have it, whatever the runtime thinks.
-fn send_now(sink: &Socket, bytes: &[u8]) -> io::Result<usize> {
-    match sink {
-        Socket::Tcp(stream) => SockRef::from(stream).send(bytes),
-        Socket::Unix(stream) => SockRef::from(stream).send(bytes),
     }
 }
 

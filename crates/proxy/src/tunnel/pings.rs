@@ -48,6 +48,8 @@ pub(crate) struct Pings {
     /// When the client was last heard, or last asked.
     last: Instant,
     unanswered: u8,
+    /// Bytes of the server that its TCP had acknowledged at the last look.
+    acknowledged: u64,
     /// A ping is due, and waits for a frame boundary.
     due: bool,
     /// A ping of the server has gone to the client, and no pong has come back.
@@ -67,6 +69,7 @@ impl Pings {
             sent_at: now,
             last: now,
             unanswered: 0,
+            acknowledged: 0,
             due: false,
             server_waits: false,
             held: Vec::new(),
@@ -99,7 +102,14 @@ impl Pings {
         }
     }
 
-    /// The client cannot be heard now, since the server takes nothing: it has as long again.
+    /// Whether the client has acknowledged bytes since the last time; `acknowledged` is how many in all.
+    pub(crate) const fn goes_on(&mut self, acknowledged: u64) -> bool {
+        let more = acknowledged > self.acknowledged;
+        self.acknowledged = acknowledged;
+        more
+    }
+
+    /// The client cannot be heard now, or cannot have seen the ping yet: it has as long again.
     pub(crate) fn postpone(&mut self, now: Instant) {
         self.last = now;
     }
@@ -122,10 +132,10 @@ impl Pings {
 
     /// What has gone by in both directions.
     pub(crate) fn note(&mut self, up: Tally, down: Tally) {
+        // Where both have gone by nobody knows in which order.
         if down.pings > 0 {
             self.server_waits = true;
-        }
-        if up.pongs > 0 {
+        } else if up.pongs > 0 {
             self.server_waits = false;
         }
     }

@@ -1,5 +1,6 @@
 //! A tunnel between two real sockets, for tests.
 
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,6 +35,8 @@ pub(crate) struct Counts {
     pub(crate) server_bytes: AtomicU64,
     pub(crate) client_messages: AtomicU64,
     pub(crate) server_messages: AtomicU64,
+    /// What the kernel is to have said of every stream; 0 is the truth.
+    pub(crate) held: AtomicU64,
 }
 
 impl Ledger for Counts {
@@ -58,6 +61,13 @@ impl Ledger for Counts {
     }
     fn tunnels_to(&self, _: u32) -> u64 {
         0
+    }
+
+    fn unacknowledged(&self, stream: BorrowedFd<'_>) -> std::io::Result<u64> {
+        match self.held.load(Ordering::Relaxed) {
+            0 => wsgate_os::socket::unacknowledged(stream),
+            held => Ok(held),
+        }
     }
 }
 

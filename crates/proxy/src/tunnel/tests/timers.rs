@@ -133,6 +133,26 @@ async fn a_slow_reader_is_not_one_that_takes_nothing() {
 }
 
 #[tokio::test]
+async fn a_receiver_is_stuck_if_its_side_acknowledges_nothing_and_not_before_its_time() {
+    let (tunnel, peers) = build(Wish::default()).await;
+    let mut lane = Lane::new(Side::Server, b"waiting");
+    let begun = Instant::now();
+    let limit = Duration::from_secs(4);
+    let mut at = |quarters: u32, held: u64| {
+        peers.counts.held.store(held, Relaxed);
+        let now = begun + limit / 4 * quarters;
+        lane.is_stuck(&tunnel.client, &*peers.counts, limit, now)
+    };
+    // The first look cannot tell whether something was taken before.
+    assert!(!at(1, 900));
+    assert!(!at(2, 900) && !at(3, 900) && !at(4, 900));
+    // Something was, between these two looks.
+    assert!(!at(5, 899));
+    assert!(!at(6, 899) && !at(7, 899) && !at(8, 899));
+    assert!(at(9, 899));
+}
+
+#[tokio::test]
 async fn a_receiver_that_has_nothing_to_take_may_wait() {
     let mut rig = rig(Timeouts {
         send: SHORT,
@@ -292,4 +312,63 @@ async fn what_is_no_websocket_is_not_pinged() {
     send(&mut rig.peers.server, b"more").await;
     assert_eq!(read(&mut rig.peers.client, 4).await, b"more");
     rig.end().await;
+}
+
+#[tokio::test]
+async fn no_ping_follows_the_servers_close_frame() {
+    let message = frame(Side::Server, 0x82, &noise(12, 60_000));
+    let close = frame(Side::Server, 0x88, &1000_u16.to_be_bytes());
+    let ahead = [message, close.clone()].concat();
+    let total = ahead.len();
+    let mut rig = Rig::with(Wish {
+        timeouts: Timeouts {
+            ping: Some(SHORT),
+            ..TIMEOUTS
+        },
+        small_buffers: true,
+        ahead_from_server: ahead.leak(),
+        ..Wish::default()
+    })
+    .await;
+    // The ping becomes due inside of the message, which the client does not take.
+    tokio::time::sleep(SHORT * 2).await;
+    let got = read(&mut rig.peers.client, total).await;
+    assert_eq!(got[total - close.len()..], close);
+    end_of_sending(&mut rig.peers.client).await;
+    end_of_sending(&mut rig.peers.server).await;
+    assert_eq!(read_to_end(&mut rig.peers.client).await, b"");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_that_answers_every_ping_it_sees_is_alive() {
+    const FRAMES: usize = 100;
+    let rig = pinging().await;
+    let (mut client, mut server) = (rig.peers.client, rig.peers.server);
+    let one = frame(Side::Server, 0x82, &noise(13, 100_000));
+    let much = one.repeat(FRAMES);
+    let sender = async {
+        send(&mut server, &much).await;
+        server
+    };
+    let reader = async {
+        let mut frames = 0;
+        while frames < FRAMES {
+            let head = read(&mut client, 2).await;
+            if head[0] == 0x89 {
+                let payload = read(&mut client, 8).await;
+                send(&mut client, &frame(Side::Client, 0x8a, &payload)).await;
+                continue;
+            }
+            assert_eq!(head, one[..2], "after {frames} frames");
+            assert!(read(&mut client, one.len() - 2).await == one[2..]);
+            frames += 1;
+            tokio::time::sleep(SHORT / 6).await;
+        }
+        client
+    };
+    let (server, client) = within(async { tokio::join!(sender, reader) }).await;
+    assert!(!rig.peers.record.closing());
+    drop((server, client));
+    assert_ne!(within(rig.relay).await.unwrap().cause, Cause::PingTimeout);
 }
