@@ -127,11 +127,17 @@ pub(crate) fn server(text: &str) -> Result<ServerAddress, Complaint> {
     Ok(ServerAddress::Name(name.to_owned(), port))
 }
 
-/// An own address to connect from: `10.0.0.5` or `2001:db8::5`.
-pub(crate) fn source(text: &str) -> Result<IpAddr, Complaint> {
+/// An own address to connect from: `10.0.0.5` or `2001:db8::5`. A link-local one says nothing
+/// without an interface, which is the server's: `scoped` tells whether a server has one.
+pub(crate) fn source(text: &str, scoped: bool) -> Result<IpAddr, Complaint> {
     let wrong = |help: String| {
         let message = format!("`{text}` is not an address to connect from");
         Err(Complaint::new(message, help))
+    };
+    // Only what is not refused next is advised.
+    let instead = |address: &str, help: String| match source(address, scoped) {
+        Ok(_) => wrong(help),
+        Err(complaint) => wrong(complaint.help.unwrap_or_default()),
     };
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     match text.parse::<IpAddr>() {
@@ -140,29 +146,42 @@ pub(crate) fn source(text: &str) -> Result<IpAddr, Complaint> {
         }
         Ok(IpAddr::V4(ip)) if ip.is_multicast() || ip.is_broadcast() => wrong(of_one_host()),
         Ok(IpAddr::V6(ip)) if ip.is_multicast() => wrong(of_one_host()),
+        Ok(IpAddr::V6(ip)) if ip.is_unicast_link_local() && !scoped => wrong(needs_interface()),
         Ok(IpAddr::V6(ip)) => match ip.to_ipv4_mapped() {
-            Some(ip) => wrong(format!("write it as \"{ip}\"")),
+            Some(ip) => instead(&ip.to_string(), format!("write it as \"{ip}\"")),
             None => Ok(ip.into()),
         },
         Ok(ip) => Ok(ip),
         Err(_) if bare.parse::<Ipv6Addr>().is_ok() => {
-            wrong(format!("write it without brackets: \"{bare}\""))
+            instead(bare, format!("write it without brackets: \"{bare}\""))
         }
         Err(_) => match (text.parse::<SocketAddr>(), text.split_once('/')) {
-            (Ok(address), _) => wrong(format!(
-                "the kernel chooses the port: write \"{}\"",
-                address.ip()
-            )),
-            (_, Some((ip, _))) if ip.parse::<IpAddr>().is_ok() => {
-                wrong(format!("name each address, without a prefix: \"{ip}\""))
+            (Ok(address), _) => {
+                let ip = address.ip().to_string();
+                instead(&ip, format!("the kernel chooses the port: write \"{ip}\""))
             }
-            _ => wrong(of_one_host()),
+            (_, Some((ip, _))) if ip.parse::<IpAddr>().is_ok() => {
+                instead(ip, format!("name each address, without a prefix: \"{ip}\""))
+            }
+            _ => match bare.split_once('%') {
+                Some((ip, _)) if ip.parse::<Ipv6Addr>().is_ok() => instead(
+                    ip,
+                    format!("write \"{ip}\": its interface is that of the server"),
+                ),
+                _ => wrong(of_one_host()),
+            },
         },
     }
 }
 
 fn of_one_host() -> String {
     "write an IP address of this machine, as \"10.0.0.5\" or \"2001:db8::5\"".to_owned()
+}
+
+fn needs_interface() -> String {
+    "a link-local address is for servers of its link, as \"[fe80::2%3]:9000\" on interface 3; \
+     for others write another address of this machine, as \"2001:db8::5\""
+        .to_owned()
 }
 
 fn without_scheme(scheme: &str, rest: &str) -> String {
@@ -258,9 +277,20 @@ mod tests {
 
     #[test]
     fn sources_are_addresses_of_one_host() {
-        for text in ["10.0.0.5", "127.0.0.2", "2001:db8::5", "::1", "fe80::1"] {
-            assert_eq!(source(text).unwrap().to_string(), text);
+        for text in ["10.0.0.5", "127.0.0.2", "2001:db8::5", "::1"] {
+            assert_eq!(source(text, false).unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_link_local_source_needs_a_server_with_an_interface() {
+        assert!(source("fe80::1", true).is_ok());
+        for text in ["fe80::1", "fe80::1%eth0", "[fe80::1%3]:0", "fe80::1/64"] {
+            let help = help(source(text, false));
+            assert!(help.contains("\"[fe80::2%3]:9000\""), "{text}: {help}");
+        }
+        assert!(help(source("fe80::1%eth0", true)).contains("\"fe80::1\""));
+        assert!(server("[fe80::2%3]:9000").is_ok());
     }
 
     #[test]
@@ -281,8 +311,12 @@ mod tests {
             ("ff02::1", "an IP address of this machine"),
             ("10.0.0.300", "an IP address of this machine"),
             ("", "an IP address of this machine"),
+            ("5", "an IP address of this machine"),
+            ("0.0.0.0/0", "leave `source` out"),
+            ("[::]:9000", "leave `source` out"),
+            ("::ffff:224.0.0.1", "an IP address of this machine"),
         ] {
-            let help = help(source(text));
+            let help = help(source(text, false));
             assert!(help.contains(shown), "{text:?}: {help}");
         }
     }
@@ -309,7 +343,7 @@ mod tests {
         fn no_text_makes_them_panic(text in "\\PC{0,30}|(unix:|http://)?[a-f0-9.:/\\[\\]]{0,20}") {
             let _ = listen(&text);
             let _ = server(&text);
-            let _ = source(&text);
+            let _ = source(&text, false);
         }
     }
 }

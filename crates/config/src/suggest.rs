@@ -23,6 +23,22 @@ fn distance(word: &str, name: &str) -> Option<usize> {
     (begins && short >= 3).then_some(100 + edits)
 }
 
+/// The section of a key that is often looked for elsewhere.
+pub(crate) fn home(key: &str) -> Option<&'static str> {
+    match key {
+        "host" | "path" | "idle_timeout" | "send_timeout" | "max_age" | "ping_interval" => {
+            Some("[[route]]")
+        }
+        "balance" | "connect_timeout" | "retries" | "servers" | "source" => Some("[upstream.NAME]"),
+        _ => None,
+    }
+}
+
+/// What is called so elsewhere, and is nearer to another name by its letters.
+pub(crate) fn synonym(key: &str) -> Option<&'static str> {
+    matches!(key, "ping_timeout" | "ping-timeout").then_some("ping_interval")
+}
+
 /// `a, b, c`, each in backticks.
 pub(crate) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();

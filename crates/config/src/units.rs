@@ -9,6 +9,14 @@ const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// As `humantime` reads them, at least `least` and at most a year.
 pub(crate) fn duration(text: &str, least: Duration) -> Result<Duration, Complaint> {
+    if !text.is_empty() && text.chars().all(|c| c.is_ascii_digit()) {
+        let help = match duration(&format!("{text}s"), least) {
+            Ok(_) => Some(format!("write \"{text}s\" for seconds")),
+            Err(complaint) => complaint.help,
+        };
+        let message = format!("`{text}` has no unit");
+        return Err(Complaint::new(message, help.unwrap_or_default()));
+    }
     let value = plain_duration(text)?;
     if value > LONGEST {
         return Err(Complaint::new(
@@ -28,12 +36,6 @@ pub(crate) fn duration(text: &str, least: Duration) -> Result<Duration, Complain
 
 fn plain_duration(text: &str) -> Result<Duration, Complaint> {
     let digits = text.chars().filter(char::is_ascii_digit).count();
-    if digits > 0 && text.chars().all(|c| c.is_ascii_digit()) {
-        return Err(Complaint::new(
-            format!("`{text}` has no unit"),
-            format!("write \"{text}s\" for seconds"),
-        ));
-    }
     let wrong = || {
         let message = format!("`{text}` is not a duration");
         Complaint::new(
@@ -114,6 +116,9 @@ mod tests {
     fn wrong_durations_say_what_to_write() {
         let read = |text| duration(text, Duration::from_millis(1));
         assert_eq!(help(read("10")), "write \"10s\" for seconds");
+        assert_eq!(help(read("0")), "write at least \"1ms\"");
+        assert!(help(read("99999999")).contains("365d"));
+        assert!(help(read("99999999999")).contains("\"10s\""));
         assert!(help(read("ten minutes")).contains("\"10s\""));
         assert!(help(read("")).contains("\"10s\""));
         assert!(help(read("10M")).contains("\"10m\""));

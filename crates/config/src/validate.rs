@@ -15,7 +15,9 @@ pub(crate) fn check(draft: &Draft, problems: &Problems<'_>) -> Vec<String> {
     routes_differ(&draft.routes, problems);
     let upstreams = upstreams_differ(draft, problems);
     routes_lead_somewhere(&draft.routes, &upstreams, problems);
-    unused(draft, problems)
+    let mut warnings = unused(draft, problems);
+    warnings.extend(late_pings(&draft.routes, problems));
+    warnings
 }
 
 fn something_is_there(draft: &Draft, problems: &Problems<'_>) {
@@ -140,4 +142,19 @@ fn unused(draft: &Draft, problems: &Problems<'_>) -> Vec<String> {
             format!("{place}: no route leads to upstream `{}`", upstream.value.0)
         })
         .collect()
+}
+
+/// Without a byte from anybody such a tunnel is idle before its client is silent for long enough.
+fn late_pings(routes: &[DraftRoute], problems: &Problems<'_>) -> Vec<String> {
+    let warn = |draft: &DraftRoute| {
+        let interval = draft.route.ping_interval?;
+        let place = problems.name_of(draft.ping.as_ref()?);
+        (interval >= draft.route.idle_timeout).then(|| {
+            let idle = humantime::format_duration(draft.route.idle_timeout);
+            format!(
+                "{place}: `ping_interval` is no shorter than `idle_timeout` ({idle}): a silent tunnel is closed before its client is pinged"
+            )
+        })
+    };
+    routes.iter().filter_map(warn).collect()
 }

@@ -158,7 +158,7 @@ impl TunnelsArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub struct CloseArgs {
     /// Ids, as `wsctl tunnels` lists them
-    #[arg(value_name = "ID", required = true)]
+    #[arg(value_name = "ID", required = true, value_parser = tunnel_id)]
     pub ids: Vec<String>,
     /// Status code of the Close frames: 1000 to 1003, 1007 to 1014 or 3000 to 4999; 1001 (Going Away) if not given
     #[arg(long, value_name = "N", value_parser = close_code)]
@@ -258,6 +258,14 @@ fn close_code(text: &str) -> Result<u16, String> {
     let code = text.parse().ok();
     code.filter(|code| is_close_code(*code))
         .ok_or_else(|| "expected 1000 to 1003, 1007 to 1014 or 3000 to 4999".to_owned())
+}
+
+/// The API would take an empty one for the list of all.
+fn tunnel_id(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("an id is empty; `wsctl tunnels` lists them".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn reason(text: &str) -> Result<String, String> {
@@ -371,6 +379,14 @@ mod tests {
             assert!(error.to_string().contains(expected), "{line}: {error}");
         }
         assert!(parse("wsctl drain a/b --grace 365d --close-rate 1000000").is_ok());
+    }
+
+    #[test]
+    fn an_empty_id_is_wrong_usage() {
+        let error = Wsctl::try_parse_from(["wsctl", "close", "a", ""]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let expected = "an id is empty; `wsctl tunnels` lists them";
+        assert!(error.to_string().contains(expected), "{error}");
     }
 
     #[test]

@@ -169,6 +169,10 @@ impl<'r> Section<'r> {
             let help = format!("remove it: {place}");
             return Complaint::not_supported(&format!("`{name}`"), help);
         }
+        let message = format!("unknown key `{name}`");
+        if let Some(help) = self.known_elsewhere(name) {
+            return Complaint::new(message, help);
+        }
         let known = || self.asked.iter().copied();
         let help = match suggest::nearest(name, known().chain(later.iter().copied())) {
             Some(near) if later.contains(&near) => {
@@ -178,7 +182,21 @@ impl<'r> Section<'r> {
             None if self.title.is_empty() => format!("known here are {}", suggest::list(known())),
             None => format!("known in `{}` are {}", self.title, suggest::list(known())),
         };
-        Complaint::new(format!("unknown key `{name}`"), help)
+        Complaint::new(message, help)
+    }
+
+    /// What is said of a key that has another name, or another section.
+    fn known_elsewhere(&self, name: &str) -> Option<String> {
+        let synonym = suggest::synonym(name);
+        let key = synonym.unwrap_or(name);
+        if self.asked.contains(&key) {
+            return Some(format!("did you mean `{key}`?"));
+        }
+        let home = suggest::home(key)?;
+        Some(match synonym {
+            Some(key) => format!("did you mean `{key}`? It belongs into `{home}`"),
+            None => format!("it belongs into `{home}`"),
+        })
     }
 
     fn value(&self, key: &'r Spanned<Cow<'r, str>>, value: &'r Spanned<DeValue<'r>>) -> Value<'r> {

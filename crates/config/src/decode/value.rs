@@ -32,6 +32,11 @@ impl<'r> Value<'r> {
         Complaint::new(format!("`{name}` must be {expected}, not {found}"), help)
     }
 
+    /// It is of the right kind, or means something, and is refused.
+    pub(crate) fn cannot_be(&self, shown: &str, help: &str) -> Complaint {
+        Complaint::new(format!("`{}` cannot be {shown}", self.name), help)
+    }
+
     /// Notes a mistake of this value.
     pub(crate) fn complain(&self, complaint: Complaint) {
         self.problems.add(&self.spot, complaint);
@@ -75,13 +80,23 @@ impl<'r> Value<'r> {
         &self,
         read: impl FnOnce(&str) -> Result<T, Complaint>,
     ) -> Result<T, Complaint> {
-        read(self.text()?)
+        let DeValue::Integer(number) = self.value else {
+            return read(self.text()?);
+        };
+        // Quotes are advised only if they are all that it takes.
+        match read(&number.to_string()) {
+            Ok(_) => Err(self.wrong("text", format!("write it in quotes: \"{number}\""))),
+            Err(complaint) => Err(self.wrong("text", complaint.help.unwrap_or_default())),
+        }
     }
 
     /// One of several words.
     pub(crate) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, Complaint> {
-        let text = self.text()?;
         let known = || words.iter().map(|(word, _)| *word);
+        let Some(text) = self.as_text() else {
+            let help = format!("write one of {}", suggest::list(known()));
+            return Err(self.wrong("text", help));
+        };
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Ok(*value);
         }
@@ -106,7 +121,9 @@ impl<'r> Value<'r> {
         let (least, most) = (range.start(), range.end());
         let Some(number) = self.as_integer() else {
             let help = match self.as_text().map(str::parse::<u64>) {
-                Some(Ok(number)) => format!("write {number} without quotes"),
+                Some(Ok(number)) if range.contains(&number) => {
+                    format!("write {number} without quotes")
+                }
                 _ => format!("write a number from {least} to {most}"),
             };
             return Err(self.wrong("a number", help));
@@ -124,12 +141,37 @@ impl<'r> Value<'r> {
     pub(crate) fn duration(&self, least: Duration) -> Result<Duration, Complaint> {
         if let Some(number) = self.as_integer() {
             let message = format!("`{}` must be a duration: {number} has no unit", self.name);
-            return Err(Complaint::new(message, format!("write \"{number}s\"")));
+            let seconds = format!("{number}s");
+            let help = match units::duration(&seconds, least) {
+                Ok(_) => format!("write \"{seconds}\""),
+                Err(complaint) => complaint.help.unwrap_or_default(),
+            };
+            return Err(Complaint::new(message, help));
         }
         if self.as_text().is_none() {
             return Err(self.wrong("a duration", "write for example \"10s\" or \"5m\""));
         }
         self.read(|text| units::duration(text, least))
+    }
+
+    /// What it says if it is one of the ways to say that there shall be none: 0, off, false.
+    pub(crate) fn as_nothing(&self) -> Option<String> {
+        let nothing = match self.value {
+            DeValue::String(text) => {
+                let word = text.trim().to_ascii_lowercase();
+                let words = ["0", "off", "none", "never", "no", "false", "disabled"];
+                words.contains(&word.as_str())
+                    || units::duration(&word, Duration::ZERO).is_ok_and(|it| it.is_zero())
+            }
+            DeValue::Boolean(on) => !on,
+            DeValue::Float(number) => number.as_str().parse() == Ok(0.0),
+            _ => self.as_integer() == Some(0),
+        };
+        nothing.then(|| match self.value {
+            DeValue::String(text) => format!("\"{text}\""),
+            DeValue::Boolean(_) => "false".to_owned(),
+            _ => "0".to_owned(),
+        })
     }
 
     /// Bytes; a plain number is one of bytes.

@@ -1,14 +1,15 @@
 //! What every file may hold: listeners, routes and upstreams.
 
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::{POSITIVE, Placed, narrow};
 use crate::decode::{Section, Spot, Value};
 use crate::error::Complaint;
 use crate::{
-    Balance, HostPattern, Listener, PathPattern, Route, Server, Upstream, address, pattern,
+    Balance, HostPattern, Listener, PathPattern, Route, Server, ServerAddress, Upstream, address,
+    pattern,
 };
 
 /// One `[[route]]` with the places of what it refers to.
@@ -18,6 +19,8 @@ pub(crate) struct DraftRoute {
     pub(crate) spot: Spot,
     /// `None` if it is missing or wrong, which is noted already.
     pub(crate) upstream: Option<Spot>,
+    /// Of its `ping_interval`, if it has one.
+    pub(crate) ping: Option<Spot>,
     /// Whether hosts and path are as written: not if one of them was wrong.
     pub(crate) matches: bool,
 }
@@ -54,10 +57,16 @@ pub(super) fn route(mut section: Section<'_>) -> DraftRoute {
         Ok(name)
     });
     let minute = Duration::from_secs(60);
-    let idle_timeout = section.read("idle_timeout", 60 * minute, positive);
-    let send_timeout = section.read("send_timeout", minute, positive);
-    let max_age = section.optional("max_age", positive);
-    let ping_interval = section.optional("ping_interval", positive);
+    let idle_timeout = section.read("idle_timeout", 60 * minute, always);
+    let send_timeout = section.read("send_timeout", minute, always);
+    let no_age = "leave `max_age` out: tunnels may live as long as they like";
+    let max_age = section.optional("max_age", |it| timer(it, no_age));
+    let no_pings = "leave `ping_interval` out: wsgate sends no pings then";
+    let mut ping_spot = None;
+    let ping_interval = section.optional("ping_interval", |it| {
+        ping_spot = Some(it.spot());
+        timer(it, no_pings)
+    });
     section.require(
         "upstream",
         &["files"],
@@ -78,11 +87,21 @@ pub(super) fn route(mut section: Section<'_>) -> DraftRoute {
         },
         spot,
         upstream: upstream_spot,
+        ping: ping_spot,
     }
 }
 
-fn positive(value: &Value<'_>) -> Result<Duration, Complaint> {
-    value.duration(POSITIVE)
+/// A timer that every tunnel has.
+fn always(value: &Value<'_>) -> Result<Duration, Complaint> {
+    timer(value, "it cannot be turned off; at most \"365d\"")
+}
+
+/// `without`: the help for who wants none.
+fn timer(value: &Value<'_>, without: &str) -> Result<Duration, Complaint> {
+    match value.as_nothing() {
+        Some(nothing) => Err(value.cannot_be(&nothing, without)),
+        None => value.duration(POSITIVE),
+    }
 }
 
 /// A host or several; each wrong one is noted.
@@ -158,12 +177,14 @@ fn no_upstream() -> Upstream {
 
 fn upstream_fields(mut section: Section<'_>) -> Upstream {
     let timeout = Duration::from_secs(4);
+    let servers = section.read("servers", Vec::new(), servers);
+    let scoped = servers.iter().any(has_scope);
     let upstream = Upstream {
         balance: section.read("balance", Balance::RoundRobin, balance),
         connect_timeout: section.read("connect_timeout", timeout, |it| it.duration(POSITIVE)),
         retries: section.read("retries", 2, |it| it.number(0..=100).map(narrow)),
-        source: section.read("source", Vec::new(), sources),
-        servers: section.read("servers", Vec::new(), servers),
+        source: section.read("source", Vec::new(), |it| sources(it, scoped)),
+        servers,
     };
     section.require(
         "servers",
@@ -189,23 +210,31 @@ fn balance(value: &Value<'_>) -> Result<Balance, Complaint> {
     }
 }
 
-/// An own address or several.
-fn sources(value: &Value<'_>) -> Result<Vec<IpAddr>, Complaint> {
+/// Whether it is written with the number of an interface, as `[fe80::2%3]:9000`.
+fn has_scope(server: &Server) -> bool {
+    matches!(&server.address, ServerAddress::Ip(SocketAddr::V6(it)) if it.scope_id() != 0)
+}
+
+/// An own address or several. `scoped`: whether a server says on which link it is.
+fn sources(value: &Value<'_>, scoped: bool) -> Result<Vec<IpAddr>, Complaint> {
     let empty = || {
         Complaint::new(
             "`source` is empty",
             "leave it out: the kernel chooses the address then",
         )
     };
-    one_or_several(value, address::source, "source", empty)
+    let read = |text: &str| address::source(text, scoped);
+    one_or_several(value, read, "source", empty)
 }
 
 fn servers(value: &Value<'_>) -> Result<Vec<Server>, Complaint> {
     let help = "write servers = [\"127.0.0.1:9001\"]";
     let Some(items) = value.items() else {
         let help = match value.as_text() {
-            Some(text) => format!("write servers = [\"{text}\"]"),
-            None => help.to_owned(),
+            Some(text) if address::server(text).is_ok() => {
+                format!("write servers = [\"{text}\"]")
+            }
+            _ => help.to_owned(),
         };
         return Err(value.wrong("a list", help));
     };

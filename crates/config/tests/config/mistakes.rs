@@ -213,8 +213,9 @@ fn names_and_weights_have_limits() {
 fn sources_are_own_addresses_each_once() {
     for (source, message, help) in [
         ("[]", "`source` is empty", "leave it out"),
-        ("5", "`source` must be text", "\"5\""),
-        ("[5]", "`source` must be text", "\"5\""),
+        ("5", "`source` must be text", "as \"10.0.0.5\""),
+        ("[5]", "`source` must be text", "as \"10.0.0.5\""),
+        ("'fe80::1'", "not an address to connect from", "link-local"),
         ("['10.0.0.5', '10.0.0.5']", "named twice", "remove one"),
         (
             "['::1', '0:0:0:0:0:0:0:1']",
@@ -254,13 +255,81 @@ fn the_timers_of_a_route_are_durations_and_never_zero() {
             said.contains("has no unit") && help.contains("\"60s\""),
             "{said}"
         );
-        let (said, help) = mistake(&with("'0s'"));
+        let (said, help) = mistake(&with("'1us'"));
         assert!(
             said.contains("too short") && help.contains("\"1ms\""),
             "{said}"
         );
-        assert!(mistake(&with("'off'")).0.contains("not a duration"));
+        assert!(mistake(&with("'soon'")).0.contains("not a duration"));
+        let without = match key {
+            "max_age" => "leave `max_age` out: tunnels may live as long as they like",
+            "ping_interval" => "leave `ping_interval` out: wsgate sends no pings then",
+            _ => "it cannot be turned off; at most \"365d\"",
+        };
+        for nothing in ["0", "0.0", "'0'", "'0s'", "'off'", "'none'", "false"] {
+            let (said, help) = mistake(&with(nothing));
+            assert_eq!(help, without, "{key} = {nothing}");
+            assert!(said.starts_with(&format!("`{key}` cannot be ")), "{said}");
+        }
     }
+}
+
+#[test]
+fn what_help_advises_is_not_refused_next() {
+    for (line, refused) in [
+        ("drain.grace = 0", "\"0s\""),
+        ("drain.grace = '0'", "\"0s\""),
+        ("drain.grace = 99999999", "\"99999999s\""),
+        ("workers = '1000'", "write 1000"),
+        ("log.level = 5", "\"5\""),
+        ("log.file = 5", "\"5\""),
+        ("admin.http = 9180", "\"9180\""),
+    ] {
+        let (said, help) = mistake(&format!("{line}\n{SMALL}"));
+        assert!(!help.contains(refused), "{line}: {help}");
+        assert!(!help.is_empty() && !said.is_empty(), "{line}");
+    }
+    let number = SMALL.replace("= \"chat\"", "= \"chat\"\nhost = 5");
+    assert_eq!(mistake(&number).1, "write it in quotes: \"5\"");
+    let quoted = number.replace("host = 5", "host = \"5\"");
+    assert!(read(&quoted).is_ok());
+}
+
+#[test]
+fn a_key_in_the_wrong_section_is_shown_its_own() {
+    let on_route = |line| SMALL.replace("= \"chat\"", &format!("= \"chat\"\n{line}"));
+    let on_upstream = |line| format!("{SMALL}{line}\n");
+    for (text, help) in [
+        (
+            on_route("source = '::1'"),
+            "it belongs into `[upstream.NAME]`",
+        ),
+        (on_route("retries = 1"), "it belongs into `[upstream.NAME]`"),
+        (
+            on_upstream("ping_interval = '50s'"),
+            "it belongs into `[[route]]`",
+        ),
+        (
+            on_upstream("send_timeout = '50s'"),
+            "it belongs into `[[route]]`",
+        ),
+        (
+            on_route("ping_timeout = '50s'"),
+            "did you mean `ping_interval`?",
+        ),
+        (
+            on_upstream("ping_timeout = '50s'"),
+            "did you mean `ping_interval`? It belongs into `[[route]]`",
+        ),
+    ] {
+        assert_eq!(mistake(&text).1, help, "{text}");
+    }
+}
+
+#[test]
+fn a_link_local_source_is_for_a_server_with_an_interface() {
+    let scoped = SMALL.replace("127.0.0.1:9001", "[fe80::2%3]:9001");
+    assert!(read(&format!("{scoped}source = 'fe80::1'\n")).is_ok());
 }
 
 /// Files as people write them, with some lines broken.

@@ -221,6 +221,29 @@ fn an_upstream_that_no_route_leads_to_is_a_warning() {
 }
 
 #[test]
+fn pings_that_come_after_the_idle_timeout_are_a_warning() {
+    let with = |timers: &str| {
+        let text = SMALL.replace("= \"chat\"", &format!("= \"chat\"\n{timers}"));
+        read(&text).unwrap().warnings
+    };
+    for timers in [
+        "ping_interval = '1h'",
+        "ping_interval = '2h'\nidle_timeout = '1h'",
+    ] {
+        let warnings = with(timers);
+        assert_eq!(
+            warnings,
+            [
+                "wsgate.toml:7:17: `ping_interval` is no shorter than `idle_timeout` (1h): \
+              a silent tunnel is closed before its client is pinged"
+            ]
+        );
+    }
+    assert!(with("ping_interval = '59m'").is_empty());
+    assert!(with("idle_timeout = '1s'").is_empty());
+}
+
+#[test]
 fn the_installed_example_is_valid_and_shows_the_defaults() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../etc/wsgate.toml");
     let loaded = load(&example).unwrap();

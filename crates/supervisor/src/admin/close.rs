@@ -125,7 +125,7 @@ fn unknown(message: &str) -> Refusal {
         StatusCode::NOT_FOUND,
         "unknown_tunnel",
         message,
-        "`wsctl tunnels` lists the live tunnels; one that has ended has a line in the log",
+        "`wsctl tunnels` lists the live tunnels; one that has ended has a line in the log, unless `log.access` is off",
     )
 }
 
