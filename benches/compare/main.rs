@@ -11,9 +11,12 @@ mod args;
 mod cases;
 mod figures;
 mod gateway;
+#[path = "../support/host.rs"]
+mod host;
 mod machine;
 mod memory;
 mod peers;
+#[path = "../support/process.rs"]
 mod process;
 mod reload;
 mod strace;

@@ -22,7 +22,7 @@ const SIZE: usize = 64 * 1024;
 const ACTIVE: usize = 64;
 
 /// Memory that has not changed for so long has settled.
-const SETTLED: Duration = Duration::from_secs(1);
+const SETTLED: Duration = Duration::from_secs(3);
 const LIMIT: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(100);
 

@@ -1,5 +1,7 @@
 //! Processes as /proc shows them.
 
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
+
 use std::fs;
 use std::io;
 use std::thread;
@@ -12,35 +14,57 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// A process and all below it.
 pub(crate) fn family(root: u32) -> io::Result<Vec<u32>> {
-    let mut parents = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let pid = name.to_str().and_then(|name| name.parse().ok());
-        // One that has ended since the directory was read has no parent any more.
-        parents.extend(pid.and_then(|pid| Some((pid, parent(pid)?))));
-    }
+    let all = all()?;
     let mut family = vec![root];
     let mut next = 0;
     while let Some(parent) = family.get(next).copied() {
-        let children = parents.iter().filter(|(_, of)| *of == parent);
-        family.extend(children.map(|(pid, _)| *pid));
+        let children = all.iter().filter(|one| one.parent == parent);
+        family.extend(children.map(|one| one.pid));
         next += 1;
     }
     Ok(family)
 }
 
+/// The others in the process group that a process leads: whoever adopted them meanwhile, they stay in it.
+pub(crate) fn group(leader: u32) -> io::Result<Vec<u32>> {
+    let mut all = all()?;
+    all.retain(|one| one.group == leader && one.pid != leader);
+    Ok(all.iter().map(|one| one.pid).collect())
+}
+
+struct Process {
+    pid: u32,
+    parent: u32,
+    group: u32,
+}
+
+fn all() -> io::Result<Vec<Process>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok());
+        all.extend(pid.and_then(process));
+    }
+    Ok(all)
+}
+
 /// `None` if it has ended, as a zombie too.
-fn parent(pid: u32) -> Option<u32> {
+fn process(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before the parenthesis may hold anything (proc_pid_stat(5)).
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace();
     let state = fields.next()?;
-    fields.next()?.parse().ok().filter(|_| state != "Z")
+    let process = Process {
+        pid,
+        parent: fields.next()?.parse().ok()?,
+        group: fields.next()?.parse().ok()?,
+    };
+    (state != "Z").then_some(process)
 }
 
 pub(crate) fn lives(pid: u32) -> bool {
-    parent(pid).is_some()
+    process(pid).is_some()
 }
 
 /// A process that has ended gets nothing, which is no error.
