@@ -3,7 +3,13 @@
 mod memory;
 
 use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 
 use crate::configs;
@@ -29,32 +35,20 @@ const MOST_SAID: u64 = 1 << 20;
 /// Tunnels whose client or server leaves.
 const LEFT: u64 = 60;
 
-/// A tunnel that talks.
-struct Talking {
-    number: u64,
-    plan: Plan,
-    pair: Pair,
-}
+/// What the client of a tunnel has heard, and the server.
+type Both = Result<[Heard; 2], String>;
 
-impl Talking {
-    async fn begin(server: &Server, gateway: &Gateway, number: u64, plan: Plan) -> Self {
-        let first = [plan.first[0].as_slice(), &plan.first[1]];
-        let pair = server.pair_with(gateway, plan.lines, first).await;
-        Self { number, plan, pair }
-    }
-
-    /// What the client has heard, and the server.
-    async fn run(self) -> Result<[Heard; 2], String> {
-        let Self { number, plan, pair } = self;
-        let client = plan.client.run(pair.client, pair.at_client);
-        let server = plan.server.run(pair.server, pair.at_server);
-        let (client, server) = tokio::join!(tokio::spawn(client), tokio::spawn(server));
-        let client = client.unwrap().map_err(|error| format!("client: {error}"));
-        let server = server.unwrap().map_err(|error| format!("server: {error}"));
-        match (client, server) {
-            (Ok(client), Ok(server)) => Ok([client, server]),
-            (client, server) => Err(format!("tunnel {number}: {client:?}, {server:?}")),
-        }
+/// Both sides of a tunnel to their end.
+async fn talk<S>(number: u64, pair: Pair<S>, plan: Plan) -> Both
+where
+    S: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static,
+{
+    let client = plan.client.run(pair.client, pair.at_client);
+    let server = plan.server.run(pair.server, pair.at_server);
+    let (client, server) = tokio::join!(tokio::spawn(client), tokio::spawn(server));
+    match (client.unwrap(), server.unwrap()) {
+        (Ok(client), Ok(server)) => Ok([client, server]),
+        (client, server) => Err(format!("{number}: client {client:?}, server {server:?}")),
     }
 }
 
@@ -69,7 +63,7 @@ fn manners(number: u64) -> [Manners; 2] {
 }
 
 /// What all sides have heard; each tunnel's failure, if there are any.
-async fn heard(mut talks: JoinSet<Result<[Heard; 2], String>>) -> Vec<[Heard; 2]> {
+async fn heard(mut talks: JoinSet<Both>) -> Vec<[Heard; 2]> {
     let mut heard = Vec::new();
     let mut failures = Vec::new();
     while let Some(talk) = talks.join_next().await {
@@ -82,27 +76,73 @@ async fn heard(mut talks: JoinSet<Result<[Heard; 2], String>>) -> Vec<[Heard; 2]
     heard
 }
 
+/// Where every third tunnel goes: TCP's buffers are large and grow, those of Unix sockets
+/// are small and do not, and the gateway has to wait for them more often.
+struct Houses {
+    tcp: Server,
+    unix: Server<UnixListener>,
+    gateway: Gateway,
+    _dir: TempDir,
+}
+
+impl Houses {
+    async fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let unix = Server::start_unix(&dir.path().join("server.sock"));
+        let tcp = Server::start().await;
+        let gateway = Gateway::start(&format!(
+            "workers = 2\n{}[[listener]]\naddress = \"unix:{{dir}}/in.sock\"\n\
+             [[route]]\nupstream = \"tcp\"\n[[route]]\npath = \"/unix\"\nupstream = \"unix\"\n{}{}",
+            configs::LISTENER,
+            configs::upstream("tcp", &[&tcp.address]),
+            configs::upstream("unix", &[&unix.address]),
+        ))
+        .await;
+        Self {
+            tcp,
+            unix,
+            gateway,
+            _dir: dir,
+        }
+    }
+
+    /// Opens the tunnel; it talks when it is polled.
+    async fn open(&self, number: u64, plan: Plan) -> BoxFuture<'static, Both> {
+        let Self {
+            tcp, unix, gateway, ..
+        } = self;
+        let first = [plan.first[0].as_slice(), &plan.first[1]];
+        if number.is_multiple_of(3) {
+            let socket = gateway.dir().join("in.sock");
+            let pair = unix.pair_with(&socket, "/unix", first).await;
+            talk(number, pair, plan).boxed()
+        } else {
+            let pair = tcp.pair_with(gateway, plan.lines, first).await;
+            talk(number, pair, plan).boxed()
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gigabyte_in_many_tunnels_arrives_byte_by_byte() {
     let _alone = alone().await;
     let seed = Seed::draw();
-    let server = Server::start().await;
-    let gateway = Gateway::start(&configs::with("workers = 2", &[&server.address])).await;
-    let mut tunnels = Vec::new();
+    let houses = Houses::start().await;
+    let mut talks = Vec::new();
     let mut planned = 0;
     while planned < ALL {
-        let number = tunnels.len() as u64;
+        let number = talks.len() as u64;
         let plan = Plan::draw(seed.numbers(number), manners(number), SLOW, QUICK);
         planned += plan.length();
-        tunnels.push(Talking::begin(&server, &gateway, number, plan).await);
+        talks.push(houses.open(number, plan).await);
     }
-    let all = tunnels.len() as u64;
-    let talks = tunnels.into_iter().map(Talking::run).collect();
-    let heard = heard(talks).await;
+    let all = talks.len() as u64;
+    let heard = heard(talks.into_iter().collect()).await;
     let sum = |of: fn(&Heard) -> u64, side: usize| heard.iter().map(|both| of(&both[side])).sum();
     let bytes: [u64; 2] = [0, 1].map(|side| sum(|heard| heard.bytes, side));
     let messages: [u64; 2] = [0, 1].map(|side| sum(|heard| heard.messages, side));
     assert!(bytes[0] + bytes[1] >= ALL, "{bytes:?}");
+    let gateway = houses.gateway;
     gateway
         .counted("the gateway counted the same", |totals| {
             [totals.bytes_from_servers, totals.bytes_from_clients] == bytes
@@ -130,8 +170,9 @@ async fn a_side_that_is_left_has_heard_a_right_beginning_and_learns_of_the_end()
         manners[usize::from(number % 2 == 1)] = Manners::Leaves(leave);
         let endless = 1 << 30..=1 << 30;
         let plan = Plan::draw(numbers, manners, endless.clone(), endless);
-        let talking = Talking::begin(&server, &gateway, number, plan).await;
-        talks.spawn(talking.run());
+        let first = [plan.first[0].as_slice(), &plan.first[1]];
+        let pair = server.pair_with(&gateway, plan.lines, first).await;
+        talks.spawn(talk(number, pair, plan));
     }
     let heard = heard(talks).await;
     // To a client whose server left, and to a server whose client left.

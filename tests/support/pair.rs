@@ -1,7 +1,10 @@
 //! Tunnels whose two sides are both in the test's hands, as plain sockets.
 
+use std::path::Path;
+
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use super::gateway::Gateway;
 use super::raw::{self, Wire};
@@ -16,8 +19,9 @@ pub(crate) const SMALLEST: u32 = 536;
 
 /// A server's listening socket.
 #[derive(Debug)]
-pub(crate) struct Server {
-    listener: TcpListener,
+pub(crate) struct Server<L = TcpListener> {
+    listener: L,
+    /// As it stands in a configuration.
     pub(crate) address: String,
 }
 
@@ -33,9 +37,9 @@ pub(crate) struct Line {
 
 /// A tunnel's two sides.
 #[derive(Debug)]
-pub(crate) struct Pair {
-    pub(crate) client: TcpStream,
-    pub(crate) server: TcpStream,
+pub(crate) struct Pair<S = TcpStream> {
+    pub(crate) client: S,
+    pub(crate) server: S,
     /// What has been read already of what the other side said.
     pub(crate) at_client: Vec<u8>,
     pub(crate) at_server: Vec<u8>,
@@ -48,7 +52,7 @@ impl Server {
         Self { listener, address }
     }
 
-    /// Opens a tunnel over plain sockets.
+    /// Opens a tunnel.
     pub(crate) async fn pair(&self, gateway: &Gateway, line: Line) -> Pair {
         self.pair_with(gateway, [line; 2], [b"", b""]).await
     }
@@ -59,34 +63,64 @@ impl Server {
         &self,
         gateway: &Gateway,
         [client, server]: [Line; 2],
-        [client_says, server_says]: [&[u8]; 2],
+        says: [&[u8]; 2],
     ) -> Pair {
-        SockRef::from(&self.listener)
-            .set_tcp_mss(server.segment)
-            .unwrap();
-        let mut asking = Wire::new(connect(gateway.address(), client).await);
-        let request = raw::upgrade("/", "");
-        asking
-            .send([request.as_bytes(), client_says].concat())
-            .await;
-        let accepted = within("a tunnel reaches the server", SOON, self.listener.accept()).await;
-        let (stream, _) = accepted.unwrap();
-        adjust(&stream, server);
-        let mut answering = Wire::new(stream);
-        let head = answering.head().await;
-        let answer = raw::switching(&head, "");
-        answering
-            .send([answer.as_bytes(), server_says].concat())
-            .await;
-        assert_eq!(asking.head().await.status(), 101);
-        let (client, at_client) = asking.into_parts();
-        let (server, at_server) = answering.into_parts();
-        Pair {
-            client,
-            server,
-            at_client,
-            at_server,
+        let listener = SockRef::from(&self.listener);
+        listener.set_tcp_mss(server.segment).unwrap();
+        let stream = connect(gateway.address(), client).await;
+        let accept = async {
+            let (stream, _) = self.listener.accept().await.unwrap();
+            adjust(&stream, server);
+            stream
+        };
+        meet("/", stream, accept, says).await
+    }
+}
+
+impl Server<UnixListener> {
+    pub(crate) fn start_unix(socket: &Path) -> Self {
+        Self {
+            listener: UnixListener::bind(socket).unwrap(),
+            address: format!("unix:{}", socket.display()),
         }
+    }
+
+    /// The same over Unix sockets, at the gateway's path for them.
+    pub(crate) async fn pair_with(
+        &self,
+        gateway: &Path,
+        path: &str,
+        says: [&[u8]; 2],
+    ) -> Pair<UnixStream> {
+        let stream = UnixStream::connect(gateway).await.unwrap();
+        let accept = async { self.listener.accept().await.unwrap().0 };
+        meet(path, stream, accept, says).await
+    }
+}
+
+/// Both handshakes.
+async fn meet<S: AsyncRead + AsyncWrite + Unpin>(
+    path: &str,
+    client: S,
+    accept: impl Future<Output = S>,
+    [client_says, server_says]: [&[u8]; 2],
+) -> Pair<S> {
+    let mut asking = Wire::new(client);
+    let request = raw::upgrade(path, "");
+    let words = [request.as_bytes(), client_says].concat();
+    asking.send(words).await;
+    let mut answering = Wire::new(within("a tunnel reaches the server", SOON, accept).await);
+    let answer = raw::switching(&answering.head().await, "");
+    let words = [answer.as_bytes(), server_says].concat();
+    answering.send(words).await;
+    assert_eq!(asking.head().await.status(), 101);
+    let (client, at_client) = asking.into_parts();
+    let (server, at_server) = answering.into_parts();
+    Pair {
+        client,
+        server,
+        at_client,
+        at_server,
     }
 }
 

@@ -1,12 +1,11 @@
 //! One side of a tunnel that speaks by a script, at a pace of its own, and compares what
 //! it hears with the other side's script.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::time::{sleep, timeout};
 
 use super::random::Numbers;
@@ -15,7 +14,7 @@ use super::script::{Check, Script, Stray};
 use super::wire::WireEnd;
 
 /// Longer than any tunnel waits while the others are busy.
-const STUCK: Duration = Duration::from_secs(120);
+const STUCK: Duration = Duration::from_secs(60);
 
 /// How much is written or read at once, and how often there is a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +74,10 @@ pub(crate) struct Heard {
 
 impl Talk {
     /// Talks to the end. `ahead` has been read of the stream before.
-    pub(crate) async fn run(self, mut stream: TcpStream, ahead: Vec<u8>) -> Result<Heard, String> {
+    pub(crate) async fn run<S>(self, stream: S, ahead: Vec<u8>) -> Result<Heard, String>
+    where
+        S: AsyncRead + AsyncWrite + AsFd + Unpin,
+    {
         let manners = self.manners;
         let mut ears = Ears {
             check: Check::new(self.hears),
@@ -90,7 +92,7 @@ impl Talk {
             numbers: self.numbers,
         };
         ears.take(&ahead)?;
-        let (mut read, mut write) = stream.split();
+        let (mut read, mut write) = split(stream);
         let heard = match manners {
             Manners::Both => {
                 let (listening, speaking) = (ears.listen(&mut read), mouth.say_all(&mut write));
@@ -111,6 +113,7 @@ impl Talk {
             },
         };
         if let Manners::Leaves(_) = manners {
+            let stream = read.unsplit(write);
             let socket = SockRef::from(&stream);
             socket.set_linger(Some(Duration::ZERO)).unwrap();
         }
@@ -127,13 +130,17 @@ struct Mouth {
 
 impl Mouth {
     /// Says all, and finishes.
-    async fn say_all(&mut self, stream: &mut WriteHalf<'_>) -> Result<(), String> {
+    async fn say_all(&mut self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), String> {
         self.speak(stream, u64::MAX).await?;
         let finished = stream.shutdown().await;
         finished.map_err(|error| format!("FIN: {error}"))
     }
 
-    async fn say_some(&mut self, stream: &mut WriteHalf<'_>, leave: Leave) -> Result<(), String> {
+    async fn say_some(
+        &mut self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        leave: Leave,
+    ) -> Result<(), String> {
         self.speak(stream, leave.said).await?;
         if leave.at_boundary {
             let rest = self.script.until_boundary();
@@ -143,13 +150,17 @@ impl Mouth {
     }
 
     /// Nobody needs to hear it: that the connection breaks is no failure.
-    async fn say_in_vain(&mut self, stream: &mut WriteHalf<'_>) {
+    async fn say_in_vain(&mut self, stream: &mut (impl AsyncWrite + Unpin)) {
         let _ = self.speak(stream, u64::MAX).await;
         std::future::pending().await
     }
 
     /// Says so many bytes, if there are.
-    async fn speak(&mut self, stream: &mut WriteHalf<'_>, most: u64) -> Result<(), String> {
+    async fn speak(
+        &mut self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        most: u64,
+    ) -> Result<(), String> {
         let mut buffer = vec![0; usize::try_from(self.pace.most).unwrap()];
         let mut said = 0;
         while said < most {
@@ -180,12 +191,16 @@ struct Ears {
 
 impl Ears {
     /// Listens to the end.
-    async fn listen(&mut self, stream: &mut ReadHalf<'_>) -> Result<Heard, String> {
+    async fn listen(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Heard, String> {
         self.listen_to(stream, u64::MAX).await
     }
 
     /// Listens until it has heard so many bytes.
-    async fn listen_to(&mut self, stream: &mut ReadHalf<'_>, most: u64) -> Result<Heard, String> {
+    async fn listen_to(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+        most: u64,
+    ) -> Result<Heard, String> {
         let mut buffer = vec![0; usize::try_from(self.pace.most).unwrap()];
         while self.check.right < most {
             let room = usize::try_from(self.pace.next(&mut self.numbers).await).unwrap();
