@@ -561,5 +561,6 @@ async fn an_idle_tunnel_is_small() {
     let (tunnel, _peers) = build(Wish::default()).await;
     let size = size_of_val(&relay(tunnel));
     // With its sockets and its timer. Buffers and what a polite close needs are elsewhere.
-    assert!(size <= 384, "{size} bytes");
+    // The features of tokio that other crates of a build ask for make the timer 8 bytes larger.
+    assert!(size <= 392, "{size} bytes");
 }
