@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use http::Method;
 use rustix::process::Signal;
-use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use wsgate_protocol::admin::{
     CLOSE_CODE, CLOSE_REASON, ErrorBody, GenerationState, Tunnel, TunnelState, UNRESPONSIVE_HEADER,
@@ -12,11 +11,11 @@ use wsgate_protocol::admin::{
 
 use crate::configs;
 use crate::support::admin::Answer;
-use crate::support::backend::{Echo, Raw};
+use crate::support::backend::{Echo, Raw, handing_over};
 use crate::support::client::{Client, Sequenced};
 use crate::support::gateway::{self, Gateway, stderr, stdout};
 use crate::support::process;
-use crate::support::raw::{self, BINARY, CLOSE, Wire, frame};
+use crate::support::raw::{BINARY, CLOSE, Wire, frame};
 use crate::support::wait::{SOON, eventually, until, within};
 use crate::support::wire::WireEnd;
 
@@ -58,17 +57,7 @@ async fn ended_by_admin(gateway: &Gateway, count: u64) {
 /// A gateway before a raw server, and a tunnel between two peers that say only what the
 /// test does.
 async fn between_raw_peers() -> (Gateway, Raw, Wire, Wire) {
-    let (sender, mut receiver) = mpsc::channel(1);
-    let server = Raw::start(move |stream| {
-        let sender = sender.clone();
-        async move {
-            let mut wire = Wire::new(stream);
-            let head = wire.head().await;
-            wire.send(raw::switching(&head, "")).await;
-            sender.send(wire).await.unwrap();
-        }
-    })
-    .await;
+    let (server, mut receiver) = handing_over().await;
     let gateway = Gateway::start(&configs::simple(&[&server.address])).await;
     let (client, _) = Wire::tunnel(gateway.address(), "/", "").await;
     let far = within("a tunnel", SOON, receiver.recv()).await.unwrap();

@@ -6,16 +6,16 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::{BodyExt, Full};
 use rustix::process::Signal;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
 use wsgate_protocol::admin::{GatewayState, GenerationState, Stopping, TunnelState};
 
 use crate::configs;
-use crate::support::backend::{self, Echo, Raw};
+use crate::support::backend::{self, Echo, Raw, handing_over};
 use crate::support::client::{Client, Sequenced};
 use crate::support::gateway::{Gateway, stderr};
 use crate::support::process::{self, Process};
-use crate::support::raw::{self, BINARY, CLOSE, Wire, frame, get};
+use crate::support::raw::{BINARY, CLOSE, Wire, frame, get};
 use crate::support::wait::{SOON, all_along, eventually, until, within};
 use crate::support::wire::WireEnd;
 
@@ -152,17 +152,7 @@ struct MidFrame {
 }
 
 async fn in_the_middle_of_a_frame() -> MidFrame {
-    let (sender, mut receiver) = mpsc::channel(1);
-    let server = Raw::start(move |stream| {
-        let sender = sender.clone();
-        async move {
-            let mut wire = Wire::new(stream);
-            let head = wire.head().await;
-            wire.send(raw::switching(&head, "")).await;
-            sender.send(wire).await.unwrap();
-        }
-    })
-    .await;
+    let (server, mut receiver) = handing_over().await;
     let head = configs::draining("1s", 100);
     let gateway = Gateway::start(&configs::numbered(&head, &[&server.address], 1)).await;
     let (client, _) = Wire::tunnel(gateway.address(), "/", "").await;

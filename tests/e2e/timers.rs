@@ -3,14 +3,13 @@
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::configs;
-use crate::support::backend::{Echo, Raw};
+use crate::support::backend::{Echo, handing_over};
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
-use crate::support::raw::{BINARY, CLOSE, PING, PONG, Wire, frame, masked, switching};
+use crate::support::raw::{BINARY, CLOSE, PING, PONG, Wire, frame, masked};
 use crate::support::wait::{SOON, eventually};
 use crate::support::wire::WireEnd;
 
@@ -19,21 +18,6 @@ async fn gateway(keys: &str, server: &str) -> Gateway {
     let route = format!("[[route]]\nupstream = \"chat\"\n{keys}\n");
     let upstream = configs::upstream("chat", &[server]);
     Gateway::start(&format!("{}{route}{upstream}", configs::LISTENER)).await
-}
-
-/// A server that shakes hands, and gives its ends of the tunnels to the test.
-async fn raw_server() -> (Raw, mpsc::Receiver<Wire>) {
-    let (sender, servers) = mpsc::channel(1);
-    let server = Raw::start(move |stream| {
-        let sender = sender.clone();
-        async move {
-            let mut wire = Wire::new(stream);
-            let head = wire.head().await;
-            wire.send(switching(&head, "")).await;
-            sender.send(wire).await.unwrap();
-        }
-    });
-    (server.await, servers)
 }
 
 /// Has a text echoed, whatever pings come before.
@@ -108,7 +92,7 @@ async fn a_client_that_answers_no_ping_is_closed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_pong_that_is_meant_for_wsgate_is_held_back() {
-    let (server, mut servers) = raw_server().await;
+    let (server, mut servers) = handing_over().await;
     let gateway = gateway("ping_interval = \"300ms\"", &server.address).await;
     let (mut client, _) = Wire::tunnel(gateway.address(), "/", "").await;
     let mut server = servers.recv().await.unwrap();
@@ -149,7 +133,7 @@ async fn a_tunnel_ends_when_it_is_old_enough_however_busy_it_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_takes_nothing_is_given_up_after_the_send_timeout() {
-    let (server, mut servers) = raw_server().await;
+    let (server, mut servers) = handing_over().await;
     let gateway = gateway("send_timeout = \"500ms\"", &server.address).await;
     let (_client, _) = Wire::tunnel(gateway.address(), "/", "").await;
     let mut server = servers.recv().await.unwrap();

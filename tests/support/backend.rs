@@ -17,13 +17,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request as Handshake};
 
 use super::client::{close_frame, closed, no_limits};
-use super::raw::{Head, Wire};
+use super::raw::{Head, Wire, switching};
 use super::wire::{EndNote, Stream, Watched, WireEnd};
 
 /// A server that sends every message back.
@@ -334,6 +335,21 @@ pub(crate) async fn mirror(request: Request<Incoming>) -> Response<Body> {
         .header("x-server", "mirror")
         .body(body(text))
         .unwrap()
+}
+
+/// A server that shakes hands, and gives its ends of the tunnels to the test.
+pub(crate) async fn handing_over() -> (Raw, mpsc::Receiver<Wire>) {
+    let (sender, tunnels) = mpsc::channel(1);
+    let server = Raw::start(move |stream| {
+        let sender = sender.clone();
+        async move {
+            let mut wire = Wire::new(stream);
+            let head = wire.head().await;
+            wire.send(switching(&head, "")).await;
+            sender.send(wire).await.unwrap();
+        }
+    });
+    (server.await, tunnels)
 }
 
 /// A server whose answer to an upgrade is made by `answer`.
