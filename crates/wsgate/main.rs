@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use mimalloc::MiMalloc;
-use wsgate_supervisor::{Error, Options};
+use wsgate_supervisor::{Ended, Error, Options};
 
 /// It keeps small things of one size together: with the C library's, what a burst of handshakes
 /// leaves behind (its tunnels) pins the pages of their buffers, 2.4 to 4.3 KiB of them for each tunnel.
@@ -35,6 +35,16 @@ enum Command {
     Run(ConfigArgs),
     /// Check the configuration, and say what is wrong with it. Exit code 0: nothing; 2: something.
     Check(ConfigArgs),
+    /// End workers that serve on although their supervisor is gone, if no other one is to come.
+    ///
+    /// They stop as `wsctl stop` would have stopped them. Exit code 0: none is left; 1: a supervisor lives.
+    EndOrphans {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Close their tunnels at once, whatever stop.grace says.
+        #[arg(long)]
+        now: bool,
+    },
     /// Run the gateway with a chat server behind it, to try it out.
     Demo(demo::DemoArgs),
     /// Control the running gateway; the same as `wsctl`.
@@ -66,6 +76,7 @@ fn main() -> ExitCode {
             stop_at_first_interrupt: false,
         }),
         Command::Check(ConfigArgs { config }) => check(&config),
+        Command::EndOrphans { config, now } => end_orphans(&config.config, now),
         Command::Demo(args) => demo::run(&args),
         Command::Ctl(args) => wsgate_ctl::run(args),
         Command::Man { directory } => man(&directory),
@@ -99,6 +110,25 @@ fn check(config: &Path) -> ExitCode {
             say(&mut std::io::stderr(), &errors.to_string());
             ExitCode::from(2)
         }
+    }
+}
+
+fn end_orphans(config: &Path, now: bool) -> ExitCode {
+    // As `run` has it: what was written down last knows the file by this name.
+    let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+    match wsgate_supervisor::end_orphans(&config, now) {
+        Ok(Ended { workers: 0, .. }) => ExitCode::SUCCESS,
+        Ok(Ended {
+            workers,
+            tunnels,
+            killed,
+        }) => {
+            let text =
+                format!("ended {workers} workers with {tunnels} tunnels, {killed} by SIGKILL");
+            say(&mut std::io::stdout(), &text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => complain(&error, 1),
     }
 }
 

@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::configs;
 use crate::support::backend::Echo;
 use crate::support::client::{Client, Sequenced};
-use crate::support::gateway::{Gateway, Launch};
+use crate::support::gateway::Gateway;
 use crate::support::load::{self, Attempt, Storm, alone};
 use crate::support::process::{self, Process};
 use crate::support::wait::{SOON, eventually, until};
@@ -279,60 +279,6 @@ async fn a_stopped_worker_that_holds_a_slot_does_not_stop_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_their_supervisor_workers_drain_and_end() {
-    let echo = Echo::start().await;
-    let head = "workers = 2\n[drain]\ngrace = \"2s\"\n[stop]\ngrace = \"2s\"";
-    let gateway = Launch::new(&configs::with(head, &[&echo.address]))
-        .start()
-        .await;
-    let mut clients = Vec::new();
-    for _ in 0..6 {
-        clients.push(Client::open(&gateway.ws_url("/")).await);
-    }
-    let workers = process::children(gateway.pid);
-    assert_eq!(workers.len(), 2);
-    gateway.signal(Signal::KILL);
-    gateway.exited(SOON).await;
-    until("no client gets in", SOON, async || {
-        Client::try_open(&gateway.ws_url("/")).await.is_err()
-    })
-    .await;
-    for client in &mut clients {
-        client.echo(Message::text("still here")).await;
-    }
-    for client in &mut clients {
-        let end = client.end(SOON).await;
-        assert!(end.is_polite(1012), "{end:?}");
-    }
-    until("the workers end", SOON, async || {
-        workers.values().all(Process::has_ended)
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_can_be_started_again_after_its_supervisor_was_killed() {
-    let echo = Echo::start().await;
-    let gateway = Gateway::start(&config(&echo)).await;
-    let workers = process::children(gateway.pid);
-    gateway.signal(Signal::KILL);
-    gateway.exited(SOON).await;
-    until("the workers end", SOON, async || {
-        workers.values().all(Process::has_ended)
-    })
-    .await;
-    assert!(
-        gateway.socket().exists(),
-        "what is in the way is left behind"
-    );
-    let again = gateway.again().await;
-    Client::open(&again.ws_url("/"))
-        .await
-        .echo(Message::text("hello"))
-        .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_gateway_with_the_same_address_or_socket_does_not_start() {
     let echo = Echo::start().await;
     let gateway = Gateway::start(&config(&echo)).await;
@@ -340,6 +286,8 @@ async fn a_second_gateway_with_the_same_address_or_socket_does_not_start() {
     let twin = ["run", "--config", config.to_str().unwrap()];
     let output = crate::support::gateway::wsgate(&twin).await;
     assert_eq!(output.status.code(), Some(1));
+    let said = crate::support::gateway::stderr(&output);
+    assert!(said.contains(&format!("process {}", gateway.pid)), "{said}");
     let same_port = config_on(gateway.address(), &echo);
     let other = tempfile::tempdir().unwrap();
     let file = other.path().join("wsgate.toml");

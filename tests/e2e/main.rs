@@ -7,6 +7,7 @@
 )]
 
 mod admin;
+mod adopt;
 mod answers;
 mod check;
 mod close;

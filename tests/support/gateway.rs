@@ -1,6 +1,7 @@
 //! A gateway of its own for each test: the real program with a configuration in a
 //! directory of its own, on ports that the kernel picks.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
@@ -107,35 +108,42 @@ impl Launch {
         }
         fs::write(&config, complete(&self.text, &path)).unwrap();
         let log = File::create(path.join("stderr.log")).unwrap();
-        let mut command = match self.descriptors {
-            None => Command::new(env!("CARGO_BIN_EXE_wsgate")),
-            Some(limit) => {
-                let mut shell = Command::new("sh");
-                let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
-                shell.args(["-c", &script, env!("CARGO_BIN_EXE_wsgate")]);
-                shell
-            }
-        };
-        let child = command
-            .args(["run", "--config"])
-            .arg(&config)
-            .env("WSGATE_TEST_HOOKS", path.join("hooks"))
-            .env_remove("NOTIFY_SOCKET")
-            .env_remove("WSGATE_SOCKET")
-            .envs(self.env)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = run_in(&path, &self.env, self.descriptors, log);
         Gateway {
             pid: child.id(),
             child: Mutex::new(child),
             socket: self.socket.unwrap_or_else(|| path.join("admin.sock")),
             dir: self.dir,
+            env: self.env,
+            descriptors: self.descriptors,
             listeners: Vec::new(),
         }
     }
+}
+
+/// Starts `wsgate run` on the configuration of this directory.
+fn run_in(dir: &Path, env: &[(String, String)], descriptors: Option<u32>, log: File) -> Child {
+    let mut command = match descriptors {
+        None => Command::new(env!("CARGO_BIN_EXE_wsgate")),
+        Some(limit) => {
+            let mut shell = Command::new("sh");
+            let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+            shell.args(["-c", &script, env!("CARGO_BIN_EXE_wsgate")]);
+            shell
+        }
+    };
+    command
+        .args(["run", "--config"])
+        .arg(dir.join("wsgate.toml"))
+        .env("WSGATE_TEST_HOOKS", dir.join("hooks"))
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WSGATE_SOCKET")
+        .envs(env.iter().cloned())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 /// The configuration as it is written to the file.
@@ -155,6 +163,8 @@ pub(crate) struct Gateway {
     child: Mutex<Child>,
     socket: PathBuf,
     dir: TempDir,
+    env: Vec<(String, String)>,
+    descriptors: Option<u32>,
     listeners: Vec<ListenerStatus>,
 }
 
@@ -350,23 +360,69 @@ impl Gateway {
         eventually("the supervisor ends", limit, async || self.exit_status()).await
     }
 
-    /// Starts another one on what this one left behind: it must have ended.
-    pub(crate) async fn again(&self) -> Self {
+    /// Kills the supervisor alone (SIGKILL) and waits for its end.
+    pub(crate) async fn kill_supervisor(&self) {
+        self.signal(Signal::KILL);
+        self.exited(SOON).await;
+    }
+
+    /// Starts a supervisor in place of one that was killed, and does not wait.
+    pub(crate) fn restart(&mut self) {
         assert!(self.exit_status().is_some(), "it runs still");
-        let dir = tempfile::Builder::new().tempdir_in(self.dir()).unwrap();
-        let text = fs::read_to_string(self.config()).unwrap();
-        let launch = Launch {
-            dir,
-            text,
-            env: Vec::new(),
-            socket: Some(self.socket()),
-            descriptors: None,
-        };
-        launch.start().await
+        let log = File::options()
+            .append(true)
+            .open(self.dir().join("stderr.log"))
+            .unwrap();
+        let child = run_in(self.dir(), &self.env, self.descriptors, log);
+        self.pid = child.id();
+        self.child = Mutex::new(child);
+    }
+
+    /// The same, and waits until a generation of its own is active: one newer than `last`.
+    pub(crate) async fn revive(&mut self, last: u64) -> Status {
+        self.restart();
+        eventually(
+            "the next supervisor's generation is active",
+            SOON,
+            async || {
+                if let Some(status) = self.exit_status() {
+                    panic!("wsgate ended at its start with {status}");
+                }
+                let status = self.try_status().await.ok()?;
+                (active_generation(&status) > last).then_some(status)
+            },
+        )
+        .await
+    }
+
+    /// Rendezvous sockets, by the pids of their workers.
+    pub(crate) fn rendezvous(&self) -> BTreeSet<u32> {
+        let directory = self.socket.parent().unwrap().to_owned();
+        let names = fs::read_dir(directory).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names
+            .filter_map(|name| {
+                name.strip_prefix("worker-")?
+                    .strip_suffix(".sock")?
+                    .parse()
+                    .ok()
+            })
+            .collect()
+    }
+
+    /// All workers that live: the supervisor's own, and those of one before it.
+    pub(crate) fn workers(&self) -> BTreeMap<u32, Process> {
+        let mut workers = process::children(self.pid);
+        for pid in self.rendezvous() {
+            if let Some(worker) = Process::open(pid) {
+                workers.entry(pid).or_insert(worker);
+            }
+        }
+        workers
     }
 
     fn stop(&self) -> Result<(), String> {
-        let workers = process::children(self.pid);
+        let workers = self.workers();
         for worker in workers.values() {
             worker.signal(Signal::CONT);
         }

@@ -55,6 +55,22 @@ pub fn load(path: &Path) -> Result<Loaded, Errors> {
     decode_all(sources, found)
 }
 
+/// Where the admin socket of a configuration is that may have mistakes: whoever cannot use it has to
+/// know which directory it means all the same. The default, if it does not say.
+///
+/// Blocks, as [`load`].
+#[must_use]
+pub fn admin_socket(path: &Path) -> std::path::PathBuf {
+    let (sources, found) = source::read(path);
+    let texts: Vec<syntax::Checked> = sources
+        .files
+        .iter()
+        .map(|file| syntax::check(&file.text))
+        .collect();
+    let problems = Problems::new(&sources.files, &texts, found);
+    sections::read(&texts, &problems).globals.admin.socket
+}
+
 /// Parses and validates what was read.
 ///
 /// # Errors

@@ -101,6 +101,9 @@ pub struct Drain {
     pub close_rate: u32,
     /// Status code of the Close frame (RFC 6455 section 7.4).
     pub close_code: u16,
+    /// A worker whose supervisor is gone drains at once, for so long; `None`: it serves on until
+    /// another supervisor comes.
+    pub orphan_grace: Option<Duration>,
 }
 
 /// `[stop]`

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
+use serde::{Deserialize, Serialize};
 use toml::de::DeValue;
 
 use crate::error::{Complaint, Errors, Found};
@@ -18,7 +19,7 @@ use crate::syntax;
 use look::{Content, Unreadable};
 
 /// Everything that was read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sources {
     /// The main file first, then the included ones, sorted by path.
     pub files: Vec<SourceFile>,
@@ -28,7 +29,7 @@ pub struct Sources {
 }
 
 /// One file as it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
     /// As given, or as found by the pattern.
     pub path: PathBuf,

@@ -15,8 +15,8 @@ use crate::console::Console;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CtlError {
     #[error(
-        "no supervisor answers at {}: {}; start it with `systemctl start wsgate` or `wsgate run --config FILE`, or name its socket with --socket",
-        socket.display(), reason(source)
+        "no supervisor answers at {}: {}; {}start it with `systemctl start wsgate` or `wsgate run --config FILE`, or name its socket with --socket",
+        socket.display(), reason(source), orphans(socket)
     )]
     NoSupervisor { socket: PathBuf, source: io::Error },
     #[error(
@@ -170,6 +170,18 @@ fn reason(source: &io::Error) -> String {
         io::ErrorKind::ConnectionRefused => "nothing listens on the socket".to_owned(),
         _ => source.to_string(),
     }
+}
+
+/// They are worth more than a word: their tunnels live, and the next supervisor takes them over.
+fn orphans(socket: &Path) -> String {
+    let workers = crate::orphans::serving_on(socket);
+    if workers.is_empty() {
+        return String::new();
+    }
+    format!(
+        "these workers serve on without one: {}; a supervisor that starts takes them over: ",
+        workers.join(", ")
+    )
 }
 
 fn excerpt(body: &[u8]) -> String {

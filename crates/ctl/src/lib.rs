@@ -10,6 +10,7 @@ mod commands;
 mod console;
 mod elements;
 mod error;
+mod orphans;
 mod progress;
 mod table;
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub use event::{Action, Event, Failure};
 pub use machine::{Lifecycle, Phase};
 pub use settings::Settings;
 pub use slot::Slot;
-pub use worker::{State, Worker};
+pub use worker::{Found, State, Worker};
 
 use std::time::Duration;
 

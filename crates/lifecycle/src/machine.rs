@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::{Action, Event, Failure, Generation, Moment, Settings, Slot, State, Worker, WorkerId};
+use crate::{
+    Action, Event, Failure, Found, Generation, Moment, Settings, Slot, State, Worker, WorkerId,
+};
 
 /// What the gateway as a whole is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +60,79 @@ impl Lifecycle {
             slots: Vec::new(),
             last_worker: 0,
             finished: false,
+        }
+    }
+
+    /// Takes over the workers that another supervisor has left behind. To be called first, and once. `active` is
+    /// the newest generation that accepts, with its slots and its grace; it is replaced by a
+    /// reload, as any other. Returns the workers' names, in their order.
+    pub fn adopt(
+        &mut self,
+        now: Moment,
+        active: Option<(Generation, usize, Duration)>,
+        found: &[Found],
+    ) -> Vec<WorkerId> {
+        let names: Vec<WorkerId> = found
+            .iter()
+            .map(|found| self.adopt_one(now, found))
+            .collect();
+        if let Some((generation, slots, grace)) = active {
+            self.active = Some(Group {
+                generation,
+                slots,
+                grace,
+            });
+            self.adopt_slots(now, found, &names);
+        }
+        names
+    }
+
+    fn adopt_one(&mut self, now: Moment, found: &Found) -> WorkerId {
+        self.last_worker += 1;
+        let state = match found.deadline {
+            None => State::Active { since: now },
+            Some(deadline) => State::Draining {
+                deadline,
+                dismissed: false,
+            },
+        };
+        self.workers.insert(
+            self.last_worker,
+            Worker {
+                slot: found.slot,
+                generation: found.generation,
+                state,
+            },
+        );
+        self.last_worker
+    }
+
+    /// A slot of the active generation whose worker has died meanwhile gets another one.
+    fn adopt_slots(&mut self, now: Moment, found: &[Found], names: &[WorkerId]) {
+        let Some(group) = &self.active else { return };
+        let (generation, wanted) = (group.generation, group.slots);
+        let served = found.iter().flat_map(|found| &found.accepts);
+        let slots = served.map(|slot| slot + 1).max().unwrap_or(0).max(wanted);
+        self.slots.resize_with(slots, Slot::default);
+        let (first, most) = (self.settings.backoff_first, self.settings.backoff_most);
+        for (number, slot) in self.slots.iter_mut().enumerate() {
+            let accepting = || {
+                let accepting = found.iter().zip(names);
+                accepting.filter(|(found, _)| {
+                    found.generation == generation && found.accepts.contains(&number)
+                })
+            };
+            let own = accepting().find(|(found, _)| found.slot == number);
+            if let Some((_, name)) = own.or_else(|| accepting().next()) {
+                slot.serve(*name);
+            } else {
+                slot.vacate(now, true);
+            }
+            match own {
+                Some((_, name)) => slot.own = Some(*name),
+                None if number < wanted => slot.schedule_restart(now, first, most),
+                None => {}
+            }
         }
     }
 

@@ -45,6 +45,19 @@ pub enum State {
     Killed,
 }
 
+/// A worker that another supervisor has left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its slot.
+    pub slot: usize,
+    /// Its generation.
+    pub generation: Generation,
+    /// The slots from whose sockets it accepts.
+    pub accepts: Vec<usize>,
+    /// If it drains: its deadline.
+    pub deadline: Option<Moment>,
+}
+
 impl Worker {
     /// Whether it accepts.
     #[must_use]

@@ -66,6 +66,13 @@ impl Channel {
         Ok((Self::from_fd(ours)?, theirs))
     }
 
+    /// A connection that was made at a [rendezvous](crate::rendezvous).
+    pub(crate) fn met(socket: UnixSeqpacket) -> io::Result<Self> {
+        // As for a pair.
+        SockRef::from(&socket).set_send_buffer_size(MAX_MESSAGE)?;
+        Ok(Self { socket })
+    }
+
     /// Takes over an end that [`pair`](Self::pair) gave away, and makes it non-blocking.
     ///
     /// # Errors

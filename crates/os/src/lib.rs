@@ -17,6 +17,7 @@ compile_error!("wsgate runs on Linux only: it is built on pidfd, memfd and SO_RE
 
 pub mod board;
 pub mod channel;
+pub mod file;
 pub mod limits;
 pub mod lock;
 pub mod log;
@@ -24,6 +25,7 @@ pub mod memfd;
 pub mod memory;
 pub mod pipe;
 pub mod process;
+pub mod rendezvous;
 pub mod signals;
 pub mod socket;
 pub mod systemd;

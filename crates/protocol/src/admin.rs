@@ -65,6 +65,10 @@ pub struct ConfigStatus {
     pub active_since: String,
     /// Whether the file on disk says something else now.
     pub file_differs: bool,
+    /// Why the last good configuration runs although the file says something else: it had mistakes
+    /// when a supervisor started in place of one that had died.
+    #[serde(default)]
+    pub fallback: Option<String>,
 }
 
 /// How the last reload went.
@@ -72,7 +76,7 @@ pub struct ConfigStatus {
 pub struct LastReload {
     /// When it was asked for.
     pub at: String,
-    /// Who asked: `admin`, `signal` or `watch`.
+    /// Who asked: `admin`, `signal` or `watch`; `start` if it was the start of a supervisor that has adopted workers.
     pub by: String,
     /// What came of it.
     #[serde(flatten)]
@@ -182,6 +186,9 @@ pub struct WorkerStatus {
     pub cpu_seconds: f64,
     /// Since it last answered; `None` if it never did.
     pub last_heard_seconds: Option<f64>,
+    /// A supervisor that is gone has started it.
+    #[serde(default)]
+    pub adopted: bool,
 }
 
 /// A worker's state.
@@ -309,6 +316,12 @@ pub struct Totals {
     pub reloads_failed: u64,
     /// Workers that died and were replaced.
     pub worker_restarts: u64,
+    /// Workers of a supervisor that is gone, taken over by this one.
+    #[serde(default)]
+    pub workers_adopted: u64,
+    /// Times that the state could not be written down for the next supervisor.
+    #[serde(default)]
+    pub state_write_failures: u64,
     /// Log lines dropped because their reader was too slow (the supervisor's and the workers').
     pub log_lines_dropped: u64,
 }

@@ -15,7 +15,8 @@ pub const VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToWorker {
-    /// The first message. Descriptors: the config (sealed memfd, JSON), the board.
+    /// The first message. Descriptors: the config (sealed memfd, JSON), the board, and the
+    /// rendezvous socket, on which the worker listens.
     Boot(Boot),
     /// Listening sockets, which the worker keeps but does not accept from until
     /// [`ToWorker::Accept`]. Descriptors: one a socket, in order. May come several
@@ -170,4 +171,33 @@ pub enum FromWorker {
     },
     /// After [`ToWorker::Retire`]: no tunnel and no request is left.
     Empty,
+    /// The first message to a supervisor that has not started this worker. Descriptors: the config
+    /// and the board, as they came with [`ToWorker::Boot`].
+    Hello(Hello),
+    /// After [`FromWorker::Hello`], as often as needed: the listening sockets. Descriptors: one a socket, in order.
+    Sockets {
+        /// What each descriptor is.
+        sockets: Vec<SocketSpec>,
+    },
+}
+
+/// What a worker is that has lost its supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`].
+    pub version: u32,
+    /// As in [`Boot::instance`].
+    pub instance: u64,
+    /// Its slot.
+    pub slot: usize,
+    /// Its generation.
+    pub generation: u64,
+    /// The block of the board that is its own.
+    pub block: usize,
+    /// How long it has lived, in milliseconds.
+    pub age_ms: u64,
+    /// If it accepts nothing any more: how long until everything that it holds has been closed, in milliseconds.
+    pub drains_for_ms: Option<u64>,
+    /// How many listening sockets will follow: all that it accepts from.
+    pub sockets: usize,
 }

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -75,6 +76,21 @@ impl Acceptor {
     #[must_use]
     pub fn listener(&self) -> &str {
         &self.name
+    }
+
+    /// The socket that it accepts from, by a descriptor of its own.
+    ///
+    /// # Errors
+    ///
+    /// Those of fcntl(2) with F_DUPFD_CLOEXEC.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*listener {
+            Some(Listener::Tcp(listener)) => listener.as_fd().try_clone_to_owned(),
+            Some(Listener::Unix(listener)) => listener.as_fd().try_clone_to_owned(),
+            // It is taken out only by what consumes the acceptor.
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// As [`Acceptor::stop`], but what waits in the queue is accepted first: nobody else

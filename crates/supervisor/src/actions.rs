@@ -8,6 +8,7 @@ use std::time::Duration;
 use wsgate_config::Config;
 use wsgate_lifecycle::{Action, Event, Generation, Moment, Phase, Plan, Span, WorkerId};
 use wsgate_os::process::Exit;
+use wsgate_os::rendezvous;
 use wsgate_protocol::control::{Boot, ClosePlan, SocketSpec, ToWorker, VERSION, Window};
 
 use crate::link::Link;
@@ -58,6 +59,7 @@ impl Supervisor {
             Action::Gone(generation) => self.gone(generation),
             Action::Finished => {
                 tracing::info!("wsgate has stopped");
+                self.forget_last_good();
                 // A start that failed has its own word for the end.
                 self.end.get_or_insert(Ok(()));
             }
@@ -99,20 +101,27 @@ impl Supervisor {
             }
         };
         tracing::debug!(pid = link.pid, slot, generation, "worker started");
+        let rendezvous = match rendezvous::bind(&self.directory.rendezvous(link.pid)) {
+            Ok(rendezvous) => Arc::new(rendezvous),
+            Err(error) => {
+                link.kill();
+                self.links.insert(worker, link);
+                return Err(error);
+            }
+        };
         let boot = Boot {
             version: VERSION,
             worker,
-            instance: self
-                .started_at
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs(),
+            instance: self.instance,
             slot,
             generation,
             block,
             states: self.states.by_number(&self.numbers),
         };
-        link.send_with(ToWorker::Boot(boot), vec![memfd, self.board.clone()]);
+        link.send_with(
+            ToWorker::Boot(boot),
+            vec![memfd, self.board.clone(), rendezvous],
+        );
         send_sockets(
             &link,
             self.sockets.of_slot(self.reloads.staged(), &config, slot),
@@ -176,7 +185,10 @@ impl Supervisor {
             let tunnels = self.figures.tunnels_of(link.block);
             let how = exit.map_or_else(|| "never started".to_owned(), |exit| exit.to_string());
             let (pid, slot, generation) = (link.pid, link.slot, link.generation);
-            if expected && exit == Some(Exit::Code(0)) {
+            self.directory.forget(pid);
+            // Of an adopted one only its parent would be told.
+            let well = exit == Some(Exit::Code(0)) || link.adopted && exit == Some(Exit::Unknown);
+            if expected && well {
                 tracing::debug!(pid, slot, generation, "worker has ended");
             } else {
                 tracing::warn!(pid, slot, generation, tunnels, "worker ended: {how}");
@@ -198,7 +210,7 @@ impl Supervisor {
     }
 
     /// Lets workers drain until the deadline, each generation by a plan of its own.
-    fn retire(&mut self, workers: &[WorkerId], deadline: Moment) {
+    pub(crate) fn retire(&mut self, workers: &[WorkerId], deadline: Moment) {
         let mut by_generation: BTreeMap<Generation, Vec<WorkerId>> = BTreeMap::new();
         for worker in workers {
             let Some(link) = self.links.get(worker) else {
@@ -301,7 +313,7 @@ impl Supervisor {
     }
 }
 
-fn window(span: Span, now: Moment) -> Window {
+pub(crate) fn window(span: Span, now: Moment) -> Window {
     let ms = |at: Moment| u64::try_from(at.saturating_sub(now).as_millis()).unwrap_or(u64::MAX);
     Window {
         from_ms: ms(span.from),

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use wsgate_config::{Config, Sources};
 use wsgate_os::memfd;
@@ -29,6 +29,29 @@ impl Record {
             started_at: SystemTime::now(),
             deadline: None,
         })
+    }
+
+    /// One that another supervisor began, `age` ago.
+    pub(crate) fn adopted(memfd: OwnedFd, age: Duration) -> io::Result<Self> {
+        let config = serde_json::from_slice(&memfd::read(memfd.try_clone()?)?)?;
+        let now = Instant::now();
+        Ok(Self {
+            memfd: Arc::new(memfd),
+            config: Arc::new(config),
+            started: now.checked_sub(age).unwrap_or(now),
+            started_at: SystemTime::now() - age,
+            deadline: None,
+        })
+    }
+}
+
+impl Record {
+    /// One of its workers is so old: it is so itself, at least.
+    pub(crate) fn make_older(&mut self, age: Duration) {
+        if age > self.started.elapsed() {
+            self.started = Instant::now().checked_sub(age).unwrap_or(self.started);
+            self.started_at = SystemTime::now() - age;
+        }
     }
 }
 

@@ -7,13 +7,17 @@
 
 mod actions;
 mod admin;
+mod adopt;
 mod event;
 mod generation;
 mod link;
 mod numbers;
+mod orphans;
 mod reload;
+mod runtime;
 mod servers;
 mod sockets;
+mod state;
 mod supervisor;
 mod totals;
 mod watch;
@@ -21,6 +25,7 @@ mod watch;
 use std::io;
 use std::path::PathBuf;
 
+pub use orphans::Ended;
 pub use wsgate_os::log::LogHandle;
 
 /// How the supervisor is to run.
@@ -50,6 +55,17 @@ pub enum Error {
     /// The first generation failed.
     #[error("the workers did not start: {0}")]
     FirstGeneration(String),
+    /// A worker serves here that another version of wsgate has started.
+    #[error(
+        "worker {pid} serves here without a supervisor, and is of another version ({why}): start wsgate with the program that started it, \
+         or end it first, and its tunnels with it, by `kill {pid}`"
+    )]
+    Foreign {
+        /// The worker.
+        pid: u32,
+        /// What it said.
+        why: String,
+    },
     /// The kernel refused something.
     #[error("{what}: {source}")]
     System {
@@ -75,11 +91,25 @@ impl Error {
 ///
 /// If it cannot start. Nothing that happens later ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
+    block_on(supervisor::run(options))
+}
+
+/// Ends workers that serve on although their supervisor is gone: within `stop.grace`, or at once if `now`.
+/// `config` tells where they are; it may have mistakes.
+///
+/// # Errors
+///
+/// [`Error::Locked`] if a supervisor lives: it is the one to be asked.
+pub fn end_orphans(config: &std::path::Path, now: bool) -> Result<Ended, Error> {
+    block_on(orphans::end_all(config, now))
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::system("start of the runtime"))?;
-    let outcome = runtime.block_on(supervisor::run(options));
+    let outcome = runtime.block_on(work);
     // A look at a file that hangs must not hold up the end.
     runtime.shutdown_background();
     outcome

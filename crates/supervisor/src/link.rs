@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use wsgate_lifecycle::{Generation, WorkerId};
 use wsgate_os::channel::Channel;
 use wsgate_os::process::{self, Process, Signal, Spawn};
-use wsgate_protocol::control::{FromWorker, ToWorker};
+use wsgate_protocol::control::{FromWorker, Hello, ToWorker};
 
 use crate::event::{Event, Events};
 
@@ -37,8 +37,18 @@ pub(crate) struct Link {
     pub(crate) generation: Generation,
     pub(crate) pid: u32,
     pub(crate) block: usize,
+    /// Another supervisor started it.
+    pub(crate) adopted: bool,
     outgoing: mpsc::Sender<Outgoing>,
     shared: Arc<Shared>,
+}
+
+/// What a worker is, and since when it is ours.
+struct Place {
+    slot: usize,
+    generation: Generation,
+    block: usize,
+    adopted: bool,
 }
 
 struct Shared {
@@ -83,6 +93,39 @@ impl Link {
             args: &[],
             stdin,
         })?;
+        let place = Place {
+            slot,
+            generation,
+            block,
+            adopted: false,
+        };
+        Ok(Self::serve(id, place, process, channel, events))
+    }
+
+    /// A worker that another supervisor has started.
+    pub(crate) fn adopt(
+        id: WorkerId,
+        hello: &Hello,
+        process: Process,
+        channel: Channel,
+        events: &Events,
+    ) -> Self {
+        let place = Place {
+            slot: hello.slot,
+            generation: hello.generation,
+            block: hello.block,
+            adopted: true,
+        };
+        Self::serve(id, place, process, channel, events)
+    }
+
+    fn serve(
+        id: WorkerId,
+        place: Place,
+        process: Process,
+        channel: Channel,
+        events: &Events,
+    ) -> Self {
         let (outgoing, queue) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
             process,
@@ -90,17 +133,18 @@ impl Link {
         });
         let link = Self {
             id,
-            slot,
-            generation,
+            slot: place.slot,
+            generation: place.generation,
             pid: shared.process.pid(),
-            block,
+            block: place.block,
+            adopted: place.adopted,
             outgoing,
             shared,
         };
         let channel = Arc::new(channel);
         tokio::spawn(link.clone().send_queued(channel.clone(), queue));
         tokio::spawn(link.clone().hear(channel, events.clone()));
-        Ok(link)
+        link
     }
 
     /// Queues a message.

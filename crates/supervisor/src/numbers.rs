@@ -57,6 +57,19 @@ impl Numbers {
         Ok(())
     }
 
+    /// Takes over the numbers of a configuration that workers of another supervisor run by.
+    pub(crate) fn adopt(&mut self, config: &Config) {
+        for route in &config.routes {
+            self.routes.take(route.name(), route.number);
+        }
+        for (name, upstream) in &config.upstreams {
+            for server in &upstream.servers {
+                let key = (name.clone(), server.address.to_string());
+                self.servers.take(key, server.number);
+            }
+        }
+    }
+
     /// Every route that has a number.
     pub(crate) fn routes(&self) -> impl Iterator<Item = (&String, u32)> {
         self.routes
@@ -109,6 +122,12 @@ impl<K: Ord + Clone> Book<K> {
         self.numbers.insert(key, number);
         in_use.insert(number);
         Some(number)
+    }
+
+    /// There may be gaps then: a name that was forgotten had a number, too.
+    fn take(&mut self, key: K, number: u32) {
+        self.numbers.insert(key, number);
+        self.recycled = true;
     }
 
     fn free(&mut self, in_use: &BTreeSet<u32>, most: usize) -> Option<u32> {

@@ -27,6 +27,8 @@ pub(crate) enum By {
     Admin,
     Signal,
     Watch,
+    /// A supervisor that has adopted workers.
+    Start,
 }
 
 impl By {
@@ -35,6 +37,7 @@ impl By {
             Self::Admin => "admin",
             Self::Signal => "signal",
             Self::Watch => "watch",
+            Self::Start => "start",
         }
     }
 }
@@ -47,6 +50,17 @@ struct Waiter {
     reply: Option<oneshot::Sender<ReloadOutcome>>,
 }
 
+impl Waiter {
+    fn at_the_start() -> Self {
+        Self {
+            by: By::Start,
+            asked: Instant::now(),
+            asked_at: SystemTime::now(),
+            reply: None,
+        }
+    }
+}
+
 /// Reloads asked for, under way and done.
 #[derive(Default)]
 pub(crate) struct Reloads {
@@ -55,6 +69,8 @@ pub(crate) struct Reloads {
     pub(crate) last: Option<LastReload>,
     /// What was read last, whether it could be used or not.
     last_read: Option<Arc<Sources>>,
+    /// Nothing of this supervisor's own has begun.
+    is_first: bool,
     pub(crate) done: u64,
     pub(crate) failed: u64,
 }
@@ -75,6 +91,8 @@ struct Candidate {
     http: Option<(SocketAddr, admin::HttpListener)>,
     content: Content,
     warnings: Vec<String>,
+    /// Why this is not what the files say.
+    fallback: Option<String>,
     committed: bool,
     failure: Option<String>,
 }
@@ -106,14 +124,31 @@ impl Reloads {
 }
 
 impl Supervisor {
-    /// Begins the first generation, which nobody asked for and nobody waits for.
-    pub(crate) fn begin_first(&mut self, loaded: Loaded) -> Result<(), Error> {
-        self.reloads.last_read = Some(Arc::new(loaded.sources.clone()));
-        let candidate = self.prepare(loaded).map_err(|refused| match refused {
-            Refused::Sockets(error) => Error::Sockets(error),
-            Refused::Other(message) => Error::Start(message),
-        })?;
-        self.launch(candidate);
+    /// Begins the first generation, which nobody asked for. Where workers have been adopted, it is a reload:
+    /// if it fails they go on.
+    pub(crate) fn begin_first(
+        &mut self,
+        loaded: Loaded,
+        read: Option<Sources>,
+    ) -> Result<(), Error> {
+        self.reloads.last_read = read.map(Arc::new);
+        let adopted = self.running.is_some();
+        self.reloads.is_first = true;
+        let prepared = self.prepare(loaded);
+        self.reloads.is_first = false;
+        match prepared {
+            Ok(mut candidate) => {
+                candidate.waiters.extend(adopted.then(Waiter::at_the_start));
+                candidate.fallback.clone_from(&self.fallback);
+                self.launch(candidate);
+            }
+            Err(refused) if adopted => {
+                let message = format!("the new generation cannot begin: {refused}");
+                self.finish(vec![Waiter::at_the_start()], &failed(message));
+            }
+            Err(Refused::Sockets(error)) => return Err(Error::Sockets(error)),
+            Err(Refused::Other(message)) => return Err(Error::Start(message)),
+        }
         Ok(())
     }
 
@@ -172,25 +207,9 @@ impl Supervisor {
     }
 
     fn refuse_errors(&mut self, waiters: Vec<Waiter>, errors: &Errors) {
-        for error in errors.iter() {
-            let at = |number: Option<usize>| {
-                number.map_or_else(String::new, |number| format!(":{number}"))
-            };
-            let (line, column) = (at(error.line()), at(error.column()));
-            let help = error.help.as_deref();
-            tracing::error!(
-                help,
-                "{}{line}{column}: {}",
-                error.path.display(),
-                error.message
-            );
-        }
-        let count = errors.len();
+        log_mistakes(errors);
         let outcome = ReloadOutcome::Failed {
-            message: format!(
-                "the configuration has {count} mistake{}",
-                if count == 1 { "" } else { "s" }
-            ),
+            message: mistakes_in_words(errors),
             errors: errors.rendered(),
         };
         self.finish(waiters, &outcome);
@@ -261,6 +280,7 @@ impl Supervisor {
             http,
             content: Content::new(sources),
             warnings,
+            fallback: None,
             committed: false,
             failure: None,
         })
@@ -290,6 +310,10 @@ impl Supervisor {
         let Some(running) = &self.running else {
             return Ok(());
         };
+        // This supervisor's own log and socket are those of what it has read.
+        if self.reloads.is_first {
+            return Ok(());
+        }
         let fixed = [
             (
                 "admin.socket",
@@ -335,6 +359,7 @@ impl Supervisor {
         candidate.content.active_since = SystemTime::now();
         let content = candidate.content.clone();
         let http = candidate.http.take();
+        self.fallback = candidate.fallback.take();
         self.sockets.commit(&mut candidate.staged, &config);
         self.states.keep_only(&config);
         if let Err(error) = self.log.set_level(level(&config)) {
@@ -343,9 +368,25 @@ impl Supervisor {
         self.switch_http(&config, http);
         self.rearm_watch(&content.sources, config.reload.watch);
         self.running = Some(Running { config, content });
+        self.save_all();
     }
 
-    fn switch_http(&mut self, config: &Config, new: Option<(SocketAddr, admin::HttpListener)>) {
+    /// What the next supervisor has to know.
+    fn save_all(&mut self) {
+        let Some(running) = &self.running else { return };
+        let sources = running.content.sources.clone();
+        let state = self.save_state();
+        let last_good = self.save_last_good(&sources);
+        for warning in state.into_iter().chain(last_good) {
+            self.reloads.warn(warning);
+        }
+    }
+
+    pub(crate) fn switch_http(
+        &mut self,
+        config: &Config,
+        new: Option<(SocketAddr, admin::HttpListener)>,
+    ) {
         let kept = config.admin.http.is_some() && new.is_none();
         if kept {
             return;
@@ -515,6 +556,29 @@ impl Supervisor {
             generations: generations.len() as u64,
             deadline,
         }
+    }
+}
+
+/// A line for each mistake.
+pub(crate) fn log_mistakes(errors: &Errors) {
+    for error in errors.iter() {
+        let at =
+            |number: Option<usize>| number.map_or_else(String::new, |number| format!(":{number}"));
+        let (line, column) = (at(error.line()), at(error.column()));
+        let help = error.help.as_deref();
+        tracing::error!(
+            help,
+            "{}{line}{column}: {}",
+            error.path.display(),
+            error.message
+        );
+    }
+}
+
+pub(crate) fn mistakes_in_words(errors: &Errors) -> String {
+    match errors.len() {
+        1 => "the configuration has 1 mistake".to_owned(),
+        count => format!("the configuration has {count} mistakes"),
     }
 }
 

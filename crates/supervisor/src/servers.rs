@@ -2,7 +2,9 @@
 //! running workers, and outlives reloads and workers.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
 use wsgate_config::Config;
 use wsgate_protocol::admin::ServerState;
 use wsgate_protocol::control::ServerStateOf;
@@ -12,15 +14,33 @@ use crate::numbers::Numbers;
 /// The servers that are not `ready`, by upstream and address.
 #[derive(Debug, Default)]
 pub(crate) struct ServerStates {
-    states: BTreeMap<(String, String), ServerState>,
+    states: BTreeMap<(String, String), Word>,
+}
+
+/// What the operator has said about a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Word {
+    pub(crate) state: ServerState,
+    /// With `drain`: when the last tunnel is closed.
+    pub(crate) deadline: Option<SystemTime>,
+    /// With `drain`: tunnels closed per second, if that was said.
+    pub(crate) close_rate: Option<u32>,
+}
+
+/// The same in the state file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    upstream: String,
+    server: String,
+    #[serde(flatten)]
+    word: Word,
 }
 
 impl ServerStates {
     pub(crate) fn get(&self, upstream: &str, address: &str) -> ServerState {
         self.states
             .get(&(upstream.to_owned(), address.to_owned()))
-            .copied()
-            .unwrap_or_default()
+            .map_or_else(ServerState::default, |word| word.state)
     }
 
     /// How many servers are not ready.
@@ -29,13 +49,41 @@ impl ServerStates {
     }
 
     /// Sets a state and returns the one before.
-    pub(crate) fn set(&mut self, upstream: &str, address: &str, state: ServerState) -> ServerState {
+    pub(crate) fn set(&mut self, upstream: &str, address: &str, word: Word) -> ServerState {
         let key = (upstream.to_owned(), address.to_owned());
-        let before = match state {
+        let before = match word.state {
             ServerState::Ready => self.states.remove(&key),
-            _ => self.states.insert(key, state),
+            _ => self.states.insert(key, word),
         };
-        before.unwrap_or_default()
+        before.unwrap_or_default().state
+    }
+
+    /// What was said, for the state file.
+    pub(crate) fn saved(&self) -> Vec<Saved> {
+        let saved = |((upstream, server), word): (&(String, String), &Word)| Saved {
+            upstream: upstream.clone(),
+            server: server.clone(),
+            word: *word,
+        };
+        self.states.iter().map(saved).collect()
+    }
+
+    /// What the state file says.
+    pub(crate) fn restored(saved: Vec<Saved>) -> Self {
+        let states = saved.into_iter();
+        let states = states.map(|it| ((it.upstream, it.server), it.word));
+        Self {
+            states: states.collect(),
+        }
+    }
+
+    /// Servers that drain: upstream, address, deadline, and rate if one was said.
+    pub(crate) fn drains(&self) -> Vec<(String, String, SystemTime, Option<u32>)> {
+        let drains = self.states.iter().filter_map(|((upstream, server), word)| {
+            let deadline = word.deadline?;
+            Some((upstream.clone(), server.clone(), deadline, word.close_rate))
+        });
+        drains.collect()
     }
 
     /// Forgets servers that `config` does not have: one that comes back is a new one.
@@ -48,11 +96,11 @@ impl ServerStates {
     pub(crate) fn by_number(&self, numbers: &Numbers) -> Vec<ServerStateOf> {
         self.states
             .iter()
-            .filter_map(|((upstream, address), state)| {
+            .filter_map(|((upstream, address), word)| {
                 let server = numbers.server(upstream, address)?;
                 Some(ServerStateOf {
                     server,
-                    state: *state,
+                    state: word.state,
                 })
             })
             .collect()

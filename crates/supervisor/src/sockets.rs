@@ -85,6 +85,36 @@ pub(crate) struct Staged {
 }
 
 impl Sockets {
+    /// What workers of another supervisor accept from.
+    pub(crate) fn adopted(found: Vec<(SocketSpec, OwnedFd)>) -> io::Result<Self> {
+        let mut sockets = Self::default();
+        let mut found = found;
+        found.sort_by_key(|(spec, _)| spec.slot);
+        for (spec, fd) in found {
+            if let Some(path) = spec.listener.strip_prefix("unix:") {
+                let _ = path;
+                continue;
+            }
+            let Ok(address) = spec.listener.parse() else {
+                continue;
+            };
+            let bound = socket::local_addr(fd.as_fd())?;
+            let behind = sockets
+                .listeners
+                .entry(ListenAddress::Tcp(address))
+                .or_insert(Behind::Tcp {
+                    bound,
+                    slots: Vec::new(),
+                });
+            if let Behind::Tcp { slots, .. } = behind {
+                if spec.slot == Some(slots.len()) {
+                    slots.push(Arc::new(fd));
+                }
+            }
+        }
+        Ok(sockets)
+    }
+
     /// Binds what `config` wants beyond what is there. Nothing listens yet.
     pub(crate) fn stage(&self, config: &Config) -> Result<Staged, Error> {
         let mut staged = Staged::default();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use wsgate_config::{Config, Loaded, LogFormat, LogLevel, Sources};
+use wsgate_config::{Config, Errors, Loaded, LogFormat, LogLevel, Sources};
 use wsgate_lifecycle::{Closes, Generation, Lifecycle, Moment, Phase, Settings, WorkerId};
 use wsgate_os::board::Board;
 use wsgate_os::lock::Lock;
@@ -19,16 +19,19 @@ use wsgate_os::{limits, systemd};
 use wsgate_protocol::admin::Stopping;
 use wsgate_protocol::control::{FromWorker, ToWorker, VERSION};
 
+use crate::adopt::Orphan;
 use crate::event::{Event, Events, Request};
 use crate::generation::{Content, Record};
 use crate::link::Link;
 use crate::numbers::Numbers;
-use crate::reload::{By, Reloads};
+use crate::reload::{By, Reloads, log_mistakes, mistakes_in_words};
+use crate::runtime::RuntimeDirectory;
 use crate::servers::ServerStates;
 use crate::sockets::Sockets;
+use crate::state::State;
 use crate::totals::Figures;
 use crate::watch::{self, Watch};
-use crate::{Error, Options, admin};
+use crate::{Error, Options, admin, adopt, state};
 
 /// Signals that are heard. Those without a meaning here are logged and change nothing.
 const HEARD: &[i32] = &[
@@ -58,8 +61,15 @@ pub(crate) struct Supervisor {
     pub(crate) figures: Figures,
     pub(crate) board: Arc<OwnedFd>,
     pub(crate) states: ServerStates,
+    pub(crate) directory: RuntimeDirectory,
+    /// Begins the ids of requests and tunnels: higher than that of any supervisor before.
+    pub(crate) instance: u64,
     pub(crate) reloads: Reloads,
     pub(crate) restarts: u64,
+    pub(crate) adoptions: u64,
+    pub(crate) state_write_failures: u64,
+    /// Why the last good configuration runs in place of what the file says.
+    pub(crate) fallback: Option<String>,
     /// Why workers ended, as they said themselves.
     pub(crate) last_words: HashMap<WorkerId, String>,
     /// What runs; `None` until the first commit.
@@ -83,19 +93,32 @@ pub(crate) struct Running {
 
 /// Runs the gateway until it has stopped.
 pub(crate) async fn run(options: &Options) -> Result<(), Error> {
-    let loaded = wsgate_config::load(&options.config).map_err(Error::Config)?;
+    let Beginning {
+        loaded,
+        read,
+        mistakes,
+        directory,
+        _lock,
+    } = Beginning::find(&options.config)?;
     let socket = loaded.config.admin.socket.clone();
     let log =
         log::init(log_settings(&loaded.config)).map_err(Error::system("opening of the log"))?;
-    let _lock = lock(&socket)?;
-    let listener = admin::listen(&socket)?;
     limits::raise_nofile().map_err(Error::system("raise of RLIMIT_NOFILE"))?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        config = %options.config.display(),
+        "wsgate starts"
+    );
+    let orphans = adopt::find(&directory).await?;
+    let listener = admin::listen(&socket)?;
 
     let (events, mut incoming) = mpsc::unbounded_channel();
-    let mut supervisor = Supervisor::new(options.clone(), events.clone(), log)?;
+    let board = adopt::board(&orphans).map_err(Error::system("take-over of the board"))?;
+    let mut supervisor = Supervisor::new(options.clone(), directory, events.clone(), log, board)?;
     hear_signals(&events)?;
     tokio::spawn(admin::serve(listener, events));
-    let outcome = match supervisor.start(loaded) {
+    let outcome = match supervisor.start(loaded, read, mistakes, orphans) {
         Ok(()) => supervisor.turn(&mut incoming).await,
         Err(error) => Err(error),
     };
@@ -103,14 +126,46 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     outcome
 }
 
-/// A lock on the runtime directory: the one that the admin socket is in.
-fn lock(socket: &std::path::Path) -> Result<Lock, Error> {
-    let directory = socket.parent().unwrap_or_else(|| std::path::Path::new("/"));
-    std::fs::create_dir_all(directory).map_err(Error::system(format!(
-        "creation of the runtime directory {} (set [admin] socket to a path that wsgate may write to)",
-        directory.display()
-    )))?;
-    Ok(Lock::take(&directory.join("wsgate.lock"))?)
+/// What a supervisor begins with.
+struct Beginning {
+    loaded: Loaded,
+    /// What the files say, if they could be read.
+    read: Option<Sources>,
+    /// Why `loaded` is not what the files say, but what ran last.
+    mistakes: Option<Errors>,
+    directory: RuntimeDirectory,
+    _lock: Lock,
+}
+
+impl Beginning {
+    /// The configuration; if it has mistakes, and the last supervisor died, the one that ran then.
+    fn find(config: &std::path::Path) -> Result<Self, Error> {
+        match wsgate_config::load(config) {
+            Ok(loaded) => {
+                let directory = RuntimeDirectory::of(&loaded.config.admin.socket);
+                Ok(Self {
+                    _lock: directory.lock()?,
+                    read: Some(loaded.sources.clone()),
+                    mistakes: None,
+                    loaded,
+                    directory,
+                })
+            }
+            Err(mistakes) => {
+                let directory = RuntimeDirectory::of(&wsgate_config::admin_socket(config));
+                let Some(loaded) = state::last_good(&directory, config) else {
+                    return Err(Error::Config(mistakes));
+                };
+                Ok(Self {
+                    _lock: directory.lock()?,
+                    loaded,
+                    read: Sources::read(config).ok(),
+                    mistakes: Some(mistakes),
+                    directory,
+                })
+            }
+        }
+    }
 }
 
 fn hear_signals(events: &Events) -> Result<(), Error> {
@@ -127,9 +182,30 @@ fn hear_signals(events: &Events) -> Result<(), Error> {
 }
 
 impl Supervisor {
-    fn new(options: Options, events: Events, log: LogHandle) -> Result<Self, Error> {
-        let (board, fd) = Board::create().map_err(Error::system("creation of the board"))?;
+    /// `board`: that of workers that are to be adopted.
+    fn new(
+        options: Options,
+        directory: RuntimeDirectory,
+        events: Events,
+        log: LogHandle,
+        board: Option<OwnedFd>,
+    ) -> Result<Self, Error> {
+        let (board, fd) = match board {
+            None => Board::create(),
+            Some(fd) => fd
+                .try_clone()
+                .and_then(Board::open)
+                .map(|board| (board, fd)),
+        }
+        .map_err(Error::system("creation of the board"))?;
+        let state = State::load(&directory);
+        let since = SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Ok(Self {
+            instance: since.unwrap_or_default().as_secs().max(state.instance + 1),
+            directory,
+            adoptions: 0,
+            state_write_failures: 0,
+            fallback: None,
             options,
             events,
             started: Instant::now(),
@@ -138,12 +214,12 @@ impl Supervisor {
             closes: Closes::default(),
             links: BTreeMap::new(),
             generations: BTreeMap::new(),
-            last_generation: 0,
+            last_generation: state.generation,
             sockets: Sockets::default(),
             numbers: Numbers::default(),
             figures: Figures::new(board),
             board: Arc::new(fd),
-            states: ServerStates::default(),
+            states: ServerStates::restored(state.servers),
             reloads: Reloads::default(),
             restarts: 0,
             last_words: HashMap::new(),
@@ -159,15 +235,30 @@ impl Supervisor {
         })
     }
 
-    /// Begins the first generation.
-    fn start(&mut self, loaded: Loaded) -> Result<(), Error> {
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            pid = std::process::id(),
-            config = %self.options.config.display(),
-            "wsgate starts"
-        );
-        self.begin_first(loaded)
+    /// Begins the first generation of this supervisor's own.
+    fn start(
+        &mut self,
+        loaded: Loaded,
+        read: Option<Sources>,
+        mistakes: Option<Errors>,
+        orphans: Vec<Orphan>,
+    ) -> Result<(), Error> {
+        self.adoptions = orphans.len() as u64;
+        if let Some(mistakes) = &mistakes {
+            log_mistakes(mistakes);
+            let why = mistakes_in_words(mistakes);
+            tracing::warn!("{why}: what ran last runs on. Mend it, then `wsctl reload`");
+            self.fallback = Some(why);
+        }
+        if !orphans.is_empty() {
+            // What they run is what ran last, unless that could not be written down.
+            let last = state::last_good(&self.directory, &self.options.config);
+            let nothing = || Sources::from_text(self.options.config.clone(), "");
+            let sources = last.map_or_else(nothing, |last| last.sources);
+            self.adopt(orphans, Content::new(sources))
+                .map_err(Error::system("adoption of workers that were left behind"))?;
+        }
+        self.begin_first(loaded, read)
     }
 
     /// Takes events until the end has come.
@@ -224,6 +315,9 @@ impl Supervisor {
             }
             // The link keeps these to itself.
             FromWorker::Pong { .. } => {}
+            FromWorker::Hello(_) | FromWorker::Sockets { .. } => {
+                tracing::error!(worker, "a worker introduces itself to whom it knows");
+            }
         }
     }
 

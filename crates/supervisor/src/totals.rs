@@ -1,6 +1,5 @@
-//! Figures of the whole gateway: what the board says now, and what dead workers left.
+//! Figures of the whole gateway: what the board says. Dead workers' totals are on it, too.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use wsgate_os::board::{BLOCKS, Board};
@@ -9,15 +8,15 @@ use wsgate_protocol::board::{CAUSES, Cell, STATUSES, route, server};
 
 use crate::numbers::Numbers;
 
-/// The board with its blocks' owners, and the totals of workers that are gone.
+/// The block of those that are gone: no worker has it. So the totals of dead workers outlive the
+/// supervisor as well, as long as any worker lives that shares the board.
+const OF_THE_DEAD: usize = 0;
+
+/// The board with its blocks' owners.
 pub(crate) struct Figures {
     board: Board,
     /// Whether a block belongs to a worker.
     claimed: Vec<bool>,
-    /// General totals of dead workers, by cell.
-    kept: BTreeMap<usize, u64>,
-    /// Totals of dead workers by server number: opened, connect failures.
-    kept_servers: BTreeMap<u32, [u64; 2]>,
 }
 
 /// What is known of one server.
@@ -30,11 +29,29 @@ pub(crate) struct ServerFigures {
 
 impl Figures {
     pub(crate) fn new(board: Board) -> Self {
-        Self {
-            board,
-            claimed: vec![false; BLOCKS],
-            kept: BTreeMap::new(),
-            kept_servers: BTreeMap::new(),
+        board.claim(OF_THE_DEAD);
+        let mut claimed = vec![false; BLOCKS];
+        claimed[OF_THE_DEAD] = true;
+        Self { board, claimed }
+    }
+
+    /// Whether a worker that another supervisor has left behind keeps its block; `false` if it names one
+    /// that cannot be its own.
+    pub(crate) fn adopt(&mut self, block: usize) -> bool {
+        let free = self.claimed.get(block) == Some(&false);
+        if free {
+            self.claimed[block] = true;
+            self.board.claim(block);
+        }
+        free
+    }
+
+    /// Accounts for workers that died while nobody watched. To be called after the last [`Self::adopt`].
+    pub(crate) fn bury_unclaimed(&mut self, numbers: &Numbers) {
+        for block in 0..self.board.blocks_in_use() {
+            if !self.claimed[block] {
+                self.release(block, numbers);
+            }
         }
     }
 
@@ -51,31 +68,28 @@ impl Figures {
         // A worker that ends with tunnels takes them with it, whatever ended it.
         let lost = self.tunnels_of(block);
         if let Some(stop) = CAUSES.iter().position(|cause| *cause == "worker_stop") {
-            *self.kept.entry(Cell::Ended(stop).index()).or_default() += lost;
+            add(self.dead(Cell::Ended(stop)), lost);
         }
         for cell in total_cells() {
-            let n = self
-                .board
-                .general(block, cell.index())
-                .load(Ordering::Relaxed);
-            let kept = self.kept.entry(cell.index()).or_default();
-            *kept = kept.wrapping_add(n);
+            let left = self.board.general(block, cell.index());
+            add(self.dead(cell), left.load(Ordering::Relaxed));
         }
         for (_, number) in numbers.servers() {
-            let read = |cell| {
-                self.board
-                    .server(block, number as usize, cell)
-                    .load(Ordering::Relaxed)
-            };
-            let (opened, failures) = (read(server::OPENED), read(server::CONNECT_FAILURES));
-            if (opened, failures) != (0, 0) {
-                let kept = self.kept_servers.entry(number).or_default();
-                kept[0] = kept[0].wrapping_add(opened);
-                kept[1] = kept[1].wrapping_add(failures);
+            for cell in [server::OPENED, server::CONNECT_FAILURES] {
+                let of = |block| self.board.server(block, number as usize, cell);
+                let left = of(block).load(Ordering::Relaxed);
+                // A page that nobody writes to takes no memory.
+                if left != 0 {
+                    add(of(OF_THE_DEAD), left);
+                }
             }
         }
         self.board.clear(block);
         self.claimed[block] = false;
+    }
+
+    fn dead(&self, cell: Cell) -> &AtomicU64 {
+        self.board.general(OF_THE_DEAD, cell.index())
     }
 
     /// Tunnels of one worker.
@@ -100,12 +114,11 @@ impl Figures {
     /// What is known of a server.
     pub(crate) fn server(&self, number: u32) -> ServerFigures {
         let sum = |cell| self.board.sum_server(number as usize, cell);
-        let kept = self.kept_servers.get(&number).copied().unwrap_or([0, 0]);
         ServerFigures {
             tunnels: sum(server::TUNNELS),
             draining: sum(server::DRAINING),
-            opened: sum(server::OPENED).wrapping_add(kept[0]),
-            connect_failures: sum(server::CONNECT_FAILURES).wrapping_add(kept[1]),
+            opened: sum(server::OPENED),
+            connect_failures: sum(server::CONNECT_FAILURES),
         }
     }
 
@@ -116,7 +129,7 @@ impl Figures {
 
     /// A total over workers that live and workers that are gone.
     fn total(&self, cell: Cell) -> u64 {
-        self.board.sum_general(cell.index()) + self.kept.get(&cell.index()).copied().unwrap_or(0)
+        self.board.sum_general(cell.index())
     }
 
     /// Everything that workers count; the rest is the supervisor's to fill in.
@@ -142,6 +155,14 @@ impl Figures {
             ..Totals::default()
         }
     }
+}
+
+/// Only the supervisor writes here.
+fn add(total: &AtomicU64, n: u64) {
+    total.store(
+        total.load(Ordering::Relaxed).wrapping_add(n),
+        Ordering::Relaxed,
+    );
 }
 
 /// A gauge as a worker wrote it. A worker gone wild must not bring the supervisor's sums down.

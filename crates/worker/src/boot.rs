@@ -2,11 +2,13 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use wsgate_config::{Config, LogFormat, LogLevel};
 use wsgate_os::board::Board;
 use wsgate_os::channel::Channel;
 use wsgate_os::log::{LogHandle, LogSettings};
+use wsgate_os::rendezvous::Rendezvous;
 use wsgate_os::{limits, log, memfd, process};
 use wsgate_protocol::admin::ServerState;
 use wsgate_protocol::control::{Boot, ServerStateOf, ToWorker, VERSION};
@@ -26,6 +28,16 @@ pub(crate) struct Booted {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) ledger: Arc<BoardLedger>,
     pub(crate) log: LogHandle,
+    pub(crate) heirloom: Heirloom,
+    /// Where the next supervisor finds this worker.
+    pub(crate) rendezvous: Rendezvous,
+    pub(crate) began: Instant,
+}
+
+/// What a worker keeps for the next supervisor, as it got it from the first.
+pub(crate) struct Heirloom {
+    pub(crate) config: OwnedFd,
+    pub(crate) board: OwnedFd,
 }
 
 impl Booted {
@@ -45,14 +57,15 @@ impl Booted {
             }
             Err(error) => return Err(Error::Message(error.to_string())),
         };
-        let [config, board] = <[OwnedFd; 2]>::try_from(fds).map_err(|fds| {
-            Error::Message(format!("boot with {} descriptors in place of 2", fds.len()))
+        let [config, board, rendezvous] = <[OwnedFd; 3]>::try_from(fds).map_err(|fds| {
+            Error::Message(format!("boot with {} descriptors in place of 3", fds.len()))
         })?;
-        Self::build(boot, config, board)
+        Self::build(boot, Heirloom { config, board }, rendezvous)
     }
 
-    fn build(boot: Boot, config: OwnedFd, board: OwnedFd) -> Result<Self, Error> {
-        let text = memfd::read(config).map_err(|source| Error::System {
+    fn build(boot: Boot, heirloom: Heirloom, rendezvous: OwnedFd) -> Result<Self, Error> {
+        let text = heirloom.config.try_clone().and_then(memfd::read);
+        let text = text.map_err(|source| Error::System {
             what: "read of the configuration",
             source,
         })?;
@@ -75,7 +88,12 @@ impl Booted {
             what: "raise of RLIMIT_NOFILE",
             source,
         })?;
-        let board = Board::open(board).map_err(|source| Error::System {
+        let rendezvous = Rendezvous::listen(rendezvous).map_err(|source| Error::System {
+            what: "listen on the rendezvous socket",
+            source,
+        })?;
+        let board = heirloom.board.try_clone().and_then(Board::open);
+        let board = board.map_err(|source| Error::System {
             what: "map of the board",
             source,
         })?;
@@ -100,6 +118,9 @@ impl Booted {
             gateway,
             ledger,
             log,
+            heirloom,
+            rendezvous,
+            began: Instant::now(),
         })
     }
 }

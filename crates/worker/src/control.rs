@@ -1,6 +1,6 @@
 //! Obeys the supervisor, message by message.
 //!
-//! When the supervisor is gone the worker accepts nothing more and drains.
+//! When the supervisor is gone the worker serves on, and waits for the next one: see [`crate::orphan`].
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wsgate_os::channel::Channel;
+use wsgate_os::rendezvous::Peer;
 use wsgate_protocol::control::{ClosePlan, FromWorker, SocketSpec, ToWorker, VERSION};
 use wsgate_proxy::{Acceptor, Listening};
 
@@ -16,7 +17,7 @@ use crate::boot::{self, Booted};
 use crate::listing::Lister;
 use crate::{Error, hooks};
 
-/// What tunnels get beyond the deadline for their polite close.
+/// What tunnels get beyond the deadline for their polite close, until the supervisor's patience is over.
 const OVERTIME: Duration = Duration::from_secs(5);
 
 /// The same for everything else. Before the supervisor's patience is over, which is
@@ -24,25 +25,37 @@ const OVERTIME: Duration = Duration::from_secs(5);
 const CUT_AFTER: Duration = Duration::from_millis(4_500);
 
 /// A listening socket that is not accepted from yet.
-struct Held {
-    listener: String,
-    socket: Listening,
+pub(crate) struct Held {
+    pub(crate) listener: String,
+    pub(crate) socket: Listening,
 }
 
 /// The worker's side of the control channel.
 pub(crate) struct Control {
-    channel: Channel,
-    booted: Booted,
+    /// `None` while there is no supervisor.
+    pub(crate) channel: Option<Channel>,
+    pub(crate) booted: Booted,
     /// By slot; Unix sockets, which all slots share, under `None`.
     held: BTreeMap<Option<usize>, Vec<Held>>,
-    accepting: BTreeMap<Option<usize>, Vec<Acceptor>>,
-    retired: bool,
-    /// When what has outstayed the drain is cut.
-    cut_at: Option<Instant>,
+    pub(crate) accepting: BTreeMap<Option<usize>, Vec<Acceptor>>,
+    /// When a drain ends, once it has begun.
+    pub(crate) drains_until: Option<Instant>,
+    pub(crate) said_empty: bool,
+}
+
+/// What a worker waits for.
+enum Heard {
+    Message(std::io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>>),
+    /// Somebody has come to the rendezvous.
+    Visit(std::io::Result<(Channel, Peer)>),
+    /// Nothing is held any more.
+    Empty,
+    /// What has outstayed the drain is to be cut.
+    TimeIsUp,
 }
 
 /// Whether to go on.
-enum Next {
+pub(crate) enum Next {
     Message,
     Exit,
 }
@@ -50,57 +63,76 @@ enum Next {
 impl Control {
     pub(crate) fn new(channel: Channel, booted: Booted) -> Self {
         Self {
-            channel,
+            channel: Some(channel),
             booted,
             held: BTreeMap::new(),
             accepting: BTreeMap::new(),
-            retired: false,
-            cut_at: None,
+            drains_until: None,
+            said_empty: false,
         }
     }
 
-    /// Obeys until told to exit. Without a supervisor: until nothing is held any more.
+    /// Obeys until told to exit; without a supervisor, until nothing is held any more.
     pub(crate) async fn run(mut self) -> Result<(), Error> {
-        let gateway = self.booted.gateway.clone();
-        let mut said_empty = false;
         loop {
-            let message = tokio::select! {
-                message = self.channel.recv() => message,
-                () = sleep_until(self.cut_at) => {
+            let next = match self.hear().await {
+                Heard::Message(message) => self.heard(message).await?,
+                Heard::Visit(visit) => self.visited(visit).await,
+                Heard::Empty => self.is_empty().await,
+                Heard::TimeIsUp => {
                     tracing::warn!("the deadline has passed: connections that are left are cut");
-                    return Ok(());
-                }
-                () = gateway.empty(), if self.retired && !said_empty => {
-                    said_empty = true;
-                    self.say(&FromWorker::Empty).await;
-                    continue;
+                    Next::Exit
                 }
             };
-            match message {
-                Ok(Some((bytes, fds))) => match self.obey(&bytes, fds).await {
-                    Ok(Next::Message) => {}
-                    Ok(Next::Exit) => return Ok(()),
-                    Err(error) => {
-                        report_failure(&self.channel, &error).await;
-                        self.outlive_supervisor(&error.to_string()).await;
-                        return Err(error);
-                    }
-                },
-                // Descriptors were lost for want of room, and with them what they were for. The
-                // rest goes on.
-                Err(error) if error.kind() == ErrorKind::InvalidData => {
-                    tracing::error!(%error, "a message of the supervisor was lost");
-                }
-                Ok(None) => {
-                    self.outlive_supervisor("the supervisor is gone").await;
-                    return Ok(());
-                }
-                Err(error) => {
-                    self.outlive_supervisor(&error.to_string()).await;
-                    return Err(Error::Channel(error));
-                }
+            if matches!(next, Next::Exit) {
+                return Ok(());
             }
         }
+    }
+
+    async fn hear(&mut self) -> Heard {
+        let gateway = &self.booted.gateway;
+        let is_orphan = self.channel.is_none();
+        let cut_at = self.drains_until.map(|deadline| deadline + CUT_AFTER);
+        tokio::select! {
+            message = receive(self.channel.as_ref()) => Heard::Message(message),
+            visit = self.booted.rendezvous.accept(), if is_orphan => Heard::Visit(visit),
+            () = sleep_until(cut_at) => Heard::TimeIsUp,
+            () = gateway.empty(), if self.drains_until.is_some() && !self.said_empty => Heard::Empty,
+        }
+    }
+
+    async fn heard(
+        &mut self,
+        message: std::io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>>,
+    ) -> Result<Next, Error> {
+        match message {
+            Ok(Some((bytes, fds))) => match self.obey(&bytes, fds).await {
+                Ok(next) => Ok(next),
+                Err(error) => {
+                    self.report_failure(&error).await;
+                    self.end_by_itself(&error.to_string()).await;
+                    Err(error)
+                }
+            },
+            // Descriptors were lost for want of room, and with them what they were for. The
+            // rest goes on.
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                tracing::error!(%error, "a message of the supervisor was lost");
+                Ok(Next::Message)
+            }
+            Ok(None) => Ok(self.is_orphaned("its end of the control channel is closed")),
+            Err(error) => Ok(self.is_orphaned(&error.to_string())),
+        }
+    }
+
+    async fn is_empty(&mut self) -> Next {
+        self.said_empty = true;
+        if self.channel.is_none() {
+            return Next::Exit;
+        }
+        self.say(&FromWorker::Empty).await;
+        Next::Message
     }
 
     async fn obey(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<Next, Error> {
@@ -181,17 +213,17 @@ impl Control {
 
     fn retire(&mut self, last_of: &[String], plan: &ClosePlan) {
         self.stop_accepting(|listener| last_of.iter().any(|last| last == listener));
-        let plan = translate(plan);
-        let deadline = plan
-            .windows
-            .last()
-            .map_or_else(Instant::now, |(_, end)| *end);
-        self.cut_at = Some(deadline + CUT_AFTER);
-        self.booted.gateway.retire(&plan);
+        self.drain(&translate(plan));
     }
 
-    fn stop_accepting(&mut self, is_last: impl Fn(&str) -> bool) {
-        self.retired = true;
+    /// Begins a drain, or ends it sooner.
+    pub(crate) fn drain(&mut self, plan: &wsgate_proxy::ClosePlan) {
+        let end = plan.windows.last().map(|(_, end)| *end);
+        self.drains_until = Some(end.unwrap_or_else(Instant::now));
+        self.booted.gateway.retire(plan);
+    }
+
+    pub(crate) fn stop_accepting(&mut self, is_last: impl Fn(&str) -> bool) {
         self.held.clear();
         for acceptor in std::mem::take(&mut self.accepting).into_values().flatten() {
             if is_last(acceptor.listener()) {
@@ -243,38 +275,62 @@ impl Control {
 
     /// A supervisor that cannot be told is gone, which the next receive finds out.
     async fn say(&self, message: &FromWorker) {
-        if let Err(error) = say(&self.channel, message).await {
+        let Some(channel) = &self.channel else { return };
+        if let Err(error) = say(channel, message).await {
             tracing::debug!(%error, "supervisor not reached");
         }
     }
 
-    /// Drains by its own configuration, and returns when nothing is held any more.
-    async fn outlive_supervisor(&mut self, why: &str) {
-        let (gateway, drain) = (self.booted.gateway.clone(), &self.booted.config.drain);
-        let now = Instant::now();
-        let deadline = now + drain.grace;
-        let tunnels = gateway.tunnels().len() as u32;
-        tracing::warn!(why, tunnels, grace = ?drain.grace, "draining without a supervisor");
-        if !self.retired {
-            let needed = Duration::from_secs(1) * tunnels / drain.close_rate.max(1);
-            let plan = wsgate_proxy::ClosePlan {
-                code: drain.close_code,
-                reason: Arc::from("gateway gone"),
-                windows: vec![(
-                    deadline.checked_sub(needed).unwrap_or(now).max(now),
-                    deadline,
-                )],
-            };
-            // The supervisor's sockets are gone with it: nobody else accepts.
-            self.stop_accepting(|_| true);
-            gateway.retire(&plan);
-        }
-        if tokio::time::timeout_at((deadline + OVERTIME).into(), gateway.empty())
-            .await
-            .is_err()
-        {
+    /// Tells the supervisor why the worker is about to end.
+    async fn report_failure(&self, error: &Error) {
+        let reason = error.to_string();
+        self.say(&FromWorker::Failed { reason }).await;
+    }
+
+    /// Drains by its own configuration, hearing nobody, and returns when nothing is held any more.
+    async fn end_by_itself(&mut self, why: &str) {
+        self.drain_by_itself(why, self.booted.config.drain.grace, |_| false);
+        let Some(deadline) = self.drains_until else {
+            return;
+        };
+        let gateway = &self.booted.gateway;
+        let empty = tokio::time::timeout_at((deadline + OVERTIME).into(), gateway.empty());
+        if empty.await.is_err() {
             tracing::warn!("the deadline has passed: what is left is cut");
         }
+    }
+
+    /// Begins to drain without having been told to. `is_last` are listeners from which nobody accepts after it.
+    pub(crate) fn drain_by_itself(
+        &mut self,
+        why: &str,
+        grace: Duration,
+        is_last: impl Fn(&str) -> bool,
+    ) {
+        let tunnels = self.booted.gateway.tunnels().len() as u32;
+        let drain = &self.booted.config.drain;
+        let now = Instant::now();
+        let deadline = now + grace;
+        let needed = Duration::from_secs(1) * tunnels / drain.close_rate.max(1);
+        let from = deadline.checked_sub(needed).unwrap_or(now).max(now);
+        let plan = wsgate_proxy::ClosePlan {
+            code: drain.close_code,
+            reason: Arc::from("gateway gone"),
+            windows: vec![(from, deadline)],
+        };
+        tracing::warn!(why, tunnels, ?grace, "draining without a supervisor");
+        if self.drains_until.is_none() {
+            self.stop_accepting(is_last);
+            self.drain(&plan);
+        }
+    }
+}
+
+/// The supervisor's next message; for ever, if there is no supervisor.
+async fn receive(channel: Option<&Channel>) -> std::io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    match channel {
+        Some(channel) => channel.recv().await,
+        None => std::future::pending().await,
     }
 }
 

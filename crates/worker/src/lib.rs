@@ -10,6 +10,7 @@ mod hooks;
 mod ledger;
 mod listing;
 mod memory;
+mod orphan;
 
 use std::ffi::OsStr;
 use std::io;
@@ -53,8 +54,8 @@ pub fn is_worker(name: Option<&OsStr>) -> bool {
     name.is_some_and(|name| name.as_encoded_bytes().starts_with(b"wsgate: worker "))
 }
 
-/// Runs a worker whose control channel is standard input, until its supervisor
-/// dismisses it or, when that is gone, until its tunnels have ended.
+/// Runs a worker whose control channel is standard input, until its supervisor, or the one
+/// that adopts it when that is gone, dismisses it.
 #[must_use]
 pub fn run() -> ExitCode {
     if let Err(source) = wsgate_os::signals::ignore(wsgate_os::signals::IGNORED_BY_WORKERS) {

@@ -139,6 +139,7 @@ fn drain(mut section: Section<'_>) -> Drain {
         }),
         close_rate: section.read("close_rate", 100, |it| it.number(1..=1_000_000).map(narrow)),
         close_code: section.read("close_code", 1012, close_code),
+        orphan_grace: section.optional("orphan_grace", |it| it.duration(Duration::ZERO)),
     };
     section.finish(&["handover", "generations"]);
     drain

@@ -21,6 +21,7 @@ const READ: &[(&str, &str)] = &[
     ("drain", "grace = '10m'"),
     ("drain", "close_rate = 100"),
     ("drain", "close_code = 1012"),
+    ("drain", "orphan_grace = '10m'"),
     ("stop", "accept_for = '0s'"),
     ("stop", "grace = '30s'"),
     ("limits", "tunnels = 'auto'"),

@@ -80,6 +80,7 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.drain.grace, Duration::from_secs(600));
     assert_eq!(config.drain.close_rate, 100);
     assert_eq!(config.drain.close_code, 1012);
+    assert_eq!(config.drain.orphan_grace, None);
     assert_eq!(config.stop.accept_for, Duration::ZERO);
     assert_eq!(config.stop.grace, Duration::from_secs(30));
     assert_eq!(config.limits.tunnels, None);
@@ -271,8 +272,9 @@ fn what_the_example_has_commented_out_is_valid_too() {
     let mut config = parse(Sources::from_text("wsgate.toml", whole))
         .unwrap()
         .config;
-    assert_eq!(shown.len(), 27, "{shown:#?}");
+    assert_eq!(shown.len(), 28, "{shown:#?}");
     assert!(config.log.file.take().is_some() && config.admin.http.take().is_some());
+    assert!(config.drain.orphan_grace.take().is_some());
     let route = &mut config.routes[0];
     route.hosts.clear();
     assert!(route.max_age.take().is_some() && route.ping_interval.take().is_some());

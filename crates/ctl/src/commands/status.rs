@@ -79,7 +79,13 @@ fn headline(status: &Status, console: &Console<'_>) -> String {
         config.sha256.get(..8).unwrap_or(&config.sha256),
         since(status, &config.active_since, ", active for ", ""),
     );
-    if config.file_differs {
+    if let Some(why) = &config.fallback {
+        let warning = format!(
+            "the last good configuration runs: {why}; run `{}`",
+            check_command(status)
+        );
+        text += &format!("{}\n", paint(&warning, Tone::Bad, console));
+    } else if config.file_differs {
         let advice = if mistakes(status).is_empty() {
             "wsctl reload".to_owned()
         } else {
@@ -314,11 +320,19 @@ fn totals(totals: &Totals) -> String {
         0 => String::new(),
         lines => format!(", {} dropped", units::count(lines, "log line")),
     };
+    let adopted = match totals.workers_adopted {
+        0 => String::new(),
+        workers => format!(", {} adopted", units::count(workers, "worker")),
+    };
+    let unsaved = match totals.state_write_failures {
+        0 => String::new(),
+        times => format!(", state not saved {}", units::count(times, "time")),
+    };
     format!(
         "{}: {} opened, {ended} ended{}\n\
          from clients {} in {}, from servers {} in {}\n\
          {}, {}, {}{}\n\
-         {} ({} failed), {}{dropped}\n",
+         {} ({} failed), {}{adopted}{unsaved}{dropped}\n",
         units::count(totals.tunnels, "tunnel"),
         totals.tunnels_opened,
         listed(&totals.tunnels_ended),

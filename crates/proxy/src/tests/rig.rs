@@ -66,6 +66,7 @@ pub(crate) fn config(servers: Vec<Server>) -> Config {
             grace: LONG,
             close_rate: 100,
             close_code: 1012,
+            orphan_grace: None,
         },
         stop: Stop {
             accept_for: Duration::ZERO,

@@ -90,6 +90,16 @@ impl Page {
             totals.worker_restarts,
         );
         self.counter(
+            "workers_adopted",
+            "Workers of a supervisor that is gone, taken over by this one",
+            totals.workers_adopted,
+        );
+        self.counter(
+            "state_write_failures",
+            "Times that the state could not be written down for the next supervisor",
+            totals.state_write_failures,
+        );
+        self.counter(
             "log_lines_dropped",
             "Log lines dropped because they were not read fast enough",
             totals.log_lines_dropped,
@@ -155,6 +165,11 @@ impl Page {
             "vacant_slots",
             "Slots without a worker of their own",
             status.vacant_slots.len() as i64,
+        );
+        self.gauge(
+            "config_fallback",
+            "1 while the last good configuration runs because the file has mistakes",
+            i64::from(status.config.fallback.is_some()),
         );
         let named = [
             ("starting", GenerationState::Starting),

@@ -1,5 +1,7 @@
 //! `PUT /v1/upstreams/{u}/servers/{addr}`: the operator's word about a server.
 
+use std::time::{Duration, Instant, SystemTime};
+
 use http::StatusCode;
 use wsgate_lifecycle::Phase;
 use wsgate_protocol::admin::{ServerState, ServerStateChanged, ServerStateRequest};
@@ -7,7 +9,7 @@ use wsgate_protocol::control::ToWorker;
 
 use super::{Refusal, seconds_until, time_of_day_at};
 use crate::actions::{grace, owner_of_server};
-use crate::servers;
+use crate::servers::{self, Word};
 use crate::supervisor::Supervisor;
 
 /// What the Close frames of a drained server's tunnels say.
@@ -37,7 +39,12 @@ impl Supervisor {
                 help,
             ));
         }
-        let was = self.states.set(upstream, server, change.state);
+        let mut word = Word {
+            state: change.state,
+            close_rate: change.close_rate,
+            ..Word::default()
+        };
+        let was = self.states.set(upstream, server, word);
         let states = self.states.by_number(&self.numbers);
         self.send_to_all(&ToWorker::Servers { states });
         tracing::info!(upstream, server, %was, state = %change.state, "server state changed");
@@ -54,11 +61,13 @@ impl Supervisor {
         };
         changed.warnings.extend(self.nobody_left(upstream));
         if change.state == ServerState::Drain {
-            self.drain_server(number, change, &mut changed);
+            word.deadline = Some(self.drain_server(number, change, &mut changed));
+            self.states.set(upstream, server, word);
         } else if was == ServerState::Drain {
             self.closes.release(owner_of_server(number));
             self.send_to_all(&ToWorker::UndrainServer { server: number });
         }
+        changed.warnings.extend(self.save_state());
         Ok(changed)
     }
 
@@ -108,19 +117,49 @@ impl Supervisor {
         })
     }
 
+    /// Gives a server's tunnels their deadlines, and returns the last of them.
     fn drain_server(
         &mut self,
         number: u32,
         change: &ServerStateRequest,
         changed: &mut ServerStateChanged,
-    ) {
+    ) -> SystemTime {
         let default = self
             .running
             .as_ref()
-            .map_or(std::time::Duration::ZERO, |running| {
-                running.config.drain.grace
-            });
-        let deadline = self.now() + change.grace_seconds.and_then(grace).unwrap_or(default);
+            .map_or(Duration::ZERO, |running| running.config.drain.grace);
+        let grace = change.grace_seconds.and_then(grace).unwrap_or(default);
+        let warning = self.drain_server_within(number, grace, change.close_rate);
+        let at = Instant::now() + grace;
+        changed.deadline_at = Some(time_of_day_at(at));
+        changed.deadline_in_seconds = Some(seconds_until(at));
+        changed.warnings.extend(warning);
+        SystemTime::now() + grace
+    }
+
+    /// What the last supervisor was told about servers still stands, and so do their deadlines.
+    pub(crate) fn restore_drains(&mut self) {
+        let states = self.states.by_number(&self.numbers);
+        self.send_to_all(&ToWorker::Servers { states });
+        for (upstream, server, deadline, rate) in self.states.drains() {
+            let left = deadline
+                .duration_since(SystemTime::now())
+                .unwrap_or_default();
+            if let Some(number) = self.numbers.server(&upstream, &server)
+                && let Some(warning) = self.drain_server_within(number, left, rate)
+            {
+                tracing::warn!(upstream, server, "{warning}");
+            }
+        }
+    }
+
+    fn drain_server_within(
+        &mut self,
+        number: u32,
+        grace: Duration,
+        rate: Option<u32>,
+    ) -> Option<String> {
+        let deadline = self.now() + grace;
         let ids: Vec<_> = self.links.keys().copied().collect();
         let held = |id| {
             self.links
@@ -129,7 +168,6 @@ impl Supervisor {
         };
         let shares: Vec<u64> = ids.iter().map(held).collect();
         let owner = owner_of_server(number);
-        let rate = change.close_rate;
         let (plans, warning) = self.plan(owner, deadline, &shares, rate, REASON);
         for (id, plan) in ids.iter().zip(plans) {
             if let Some(link) = self.links.get(id) {
@@ -139,10 +177,7 @@ impl Supervisor {
                 });
             }
         }
-        let at = self.started + deadline;
-        changed.deadline_at = Some(time_of_day_at(at));
-        changed.deadline_in_seconds = Some(seconds_until(at));
-        changed.warnings.extend(warning);
+        warning
     }
 }
 

@@ -76,6 +76,7 @@ impl Supervisor {
             active_since: content
                 .map_or_else(String::new, |content| time_of_day(content.active_since)),
             file_differs: false,
+            fallback: self.fallback.clone(),
         }
     }
 
@@ -145,6 +146,7 @@ impl Supervisor {
             memory_bytes: 0,
             cpu_seconds: 0.0,
             last_heard_seconds: None,
+            adopted: link.adopted,
         }
     }
 
@@ -260,6 +262,8 @@ impl Supervisor {
             reloads: self.reloads.done,
             reloads_failed: self.reloads.failed,
             worker_restarts: self.restarts,
+            workers_adopted: self.adoptions,
+            state_write_failures: self.state_write_failures,
             log_lines_dropped: totals.log_lines_dropped + self.log.dropped(),
             ..totals
         }

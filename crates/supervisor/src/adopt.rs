@@ -1,0 +1,312 @@
+//! Workers that another supervisor has left behind: found by their rendezvous sockets, and taken over with
+//! all that they hold, as if this supervisor had started them.
+//!
+//! Nothing is bound, and no worker started, before all of them have been heard: what they hold must not be
+//! bound anew.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use wsgate_lifecycle::{Found, Generation};
+use wsgate_os::channel::Channel;
+use wsgate_os::process::{Process, Signal};
+use wsgate_os::rendezvous::{self, Peer};
+use wsgate_protocol::control::{FromWorker, Hello, SocketSpec, VERSION};
+
+use crate::generation::{Content, Record};
+use crate::link::Link;
+use crate::runtime::{self, RuntimeDirectory};
+use crate::sockets::Sockets;
+use crate::supervisor::{Running, Supervisor};
+use crate::{Error, admin};
+
+/// A worker that lives answers within milliseconds; one that has not by then is stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a stuck worker may take to write its core dump.
+const DUMPED_WITHIN: Duration = Duration::from_secs(2);
+
+/// A worker without a supervisor.
+pub(crate) struct Orphan {
+    hello: Hello,
+    pub(crate) process: Process,
+    pub(crate) channel: Channel,
+    config: OwnedFd,
+    board: OwnedFd,
+    sockets: Vec<(SocketSpec, OwnedFd)>,
+}
+
+impl Orphan {
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub(crate) fn block(&self) -> usize {
+        self.hello.block
+    }
+
+    /// The listeners that it accepts from.
+    pub(crate) fn listeners(&self) -> Vec<String> {
+        let listeners = self.sockets.iter().map(|(spec, _)| spec.listener.clone());
+        listeners.collect()
+    }
+}
+
+/// Why one that has a rendezvous is not adopted.
+enum Lost {
+    /// Its process has ended.
+    Ended,
+    /// It lives, and does not answer.
+    Stuck(Process),
+    /// It lives, and does not understand.
+    Foreign { pid: u32, why: String },
+    /// It cannot be reached.
+    Unreachable(io::Error),
+}
+
+/// Finds all of them. Those that are stuck are ended: nobody else could serve what waits in their queues.
+pub(crate) async fn find(directory: &RuntimeDirectory) -> Result<Vec<Orphan>, Error> {
+    let paths = directory
+        .all_rendezvous()
+        .map_err(Error::system("look for workers in the runtime directory"))?;
+    let mut orphans = Vec::new();
+    let visits = paths.iter().map(|path| visit(path));
+    for (path, met) in paths.iter().zip(join_all(visits).await) {
+        match met {
+            Ok(orphan) => orphans.push(orphan),
+            Err(Lost::Ended) => runtime::remove(path),
+            Err(Lost::Stuck(process)) => {
+                end_stuck(&process).await;
+                runtime::remove(path);
+            }
+            Err(Lost::Foreign { pid, why }) => return Err(Error::Foreign { pid, why }),
+            Err(Lost::Unreachable(error)) => {
+                tracing::error!(path = %path.display(), %error, "a worker may serve there that cannot be reached");
+            }
+        }
+    }
+    Ok(orphans)
+}
+
+async fn visit(path: &Path) -> Result<Orphan, Lost> {
+    let (channel, peer) = rendezvous::meet(path)
+        .await
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Lost::Ended,
+            _ => Lost::Unreachable(error),
+        })?;
+    let Peer { pid: Some(pid), .. } = peer else {
+        let why = "its process is in another PID namespace";
+        return Err(Lost::Unreachable(io::Error::other(why)));
+    };
+    if !peer.is_one_of_us() {
+        let why = format!("process {pid} is of user {}", peer.uid);
+        return Err(Lost::Unreachable(io::Error::other(why)));
+    }
+    // It waits on its socket still: when it answers, the pid has been its own all the time.
+    let process = Process::open(pid).map_err(|_| Lost::Ended)?;
+    match tokio::time::timeout(PATIENCE, hear(&channel)).await {
+        Ok(Ok((hello, [config, board], sockets))) => Ok(Orphan {
+            hello,
+            process,
+            channel,
+            config,
+            board,
+            sockets,
+        }),
+        Ok(Err(Unheard::Ended)) => Err(Lost::Ended),
+        Ok(Err(Unheard::Unlike(why))) => Err(Lost::Foreign { pid, why }),
+        Err(_) => Err(Lost::Stuck(process)),
+    }
+}
+
+/// Why an introduction was not heard.
+enum Unheard {
+    Ended,
+    Unlike(String),
+}
+
+type Introduction = (Hello, [OwnedFd; 2], Vec<(SocketSpec, OwnedFd)>);
+
+async fn hear(channel: &Channel) -> Result<Introduction, Unheard> {
+    let (message, fds) = next(channel).await?;
+    let FromWorker::Hello(hello) = message else {
+        return Err(Unheard::Unlike(format!("it says {message:?}")));
+    };
+    if hello.version != VERSION {
+        let theirs = hello.version;
+        return Err(Unheard::Unlike(format!(
+            "it speaks version {theirs} of the control channel, not {VERSION}"
+        )));
+    }
+    let heirloom = <[OwnedFd; 2]>::try_from(fds)
+        .map_err(|fds| Unheard::Unlike(format!("it says hello with {} descriptors", fds.len())))?;
+    let mut found = Vec::new();
+    while found.len() < hello.sockets {
+        let (message, fds) = next(channel).await?;
+        match message {
+            FromWorker::Sockets { sockets } if sockets.len() == fds.len() => {
+                found.extend(sockets.into_iter().zip(fds));
+            }
+            other => return Err(Unheard::Unlike(format!("it says {other:?}"))),
+        }
+    }
+    Ok((hello, heirloom, found))
+}
+
+async fn next(channel: &Channel) -> Result<(FromWorker, Vec<OwnedFd>), Unheard> {
+    match channel.recv().await {
+        Ok(Some((bytes, fds))) => serde_json::from_slice(&bytes)
+            .map(|message| (message, fds))
+            .map_err(|error| Unheard::Unlike(error.to_string())),
+        Ok(None) => Err(Unheard::Ended),
+        Err(error) => Err(Unheard::Unlike(error.to_string())),
+    }
+}
+
+/// A stopped process keeps SIGABRT pending until it goes on (signal(7)).
+async fn end_stuck(process: &Process) {
+    let pid = process.pid();
+    tracing::error!(
+        pid,
+        "a worker without a supervisor does not answer within {PATIENCE:?}: it is ended, and its tunnels with it"
+    );
+    let signal = |signal| {
+        if let Err(error) = process.signal(signal) {
+            tracing::debug!(pid, %error, "worker not signalled");
+        }
+    };
+    signal(Signal::SIGABRT);
+    signal(Signal::SIGCONT);
+    if tokio::time::timeout(DUMPED_WITHIN, process.wait())
+        .await
+        .is_err()
+    {
+        signal(Signal::SIGKILL);
+    }
+    if let Err(error) = process.wait().await {
+        tracing::error!(pid, %error, "worker's end not seen");
+    }
+}
+
+/// The board that they share; `None` if there are no orphans.
+pub(crate) fn board(orphans: &[Orphan]) -> io::Result<Option<OwnedFd>> {
+    let first = orphans.first();
+    first.map(|orphan| orphan.board.try_clone()).transpose()
+}
+
+impl Supervisor {
+    /// Takes them over. `content` is what they run, as far as that is known.
+    pub(crate) fn adopt(&mut self, orphans: Vec<Orphan>, content: Content) -> io::Result<()> {
+        let now = self.now();
+        let ms = Duration::from_millis;
+        let (mut found, mut sockets) = (Vec::new(), Vec::new());
+        for orphan in &orphans {
+            let hello = &orphan.hello;
+            self.adopt_generation(orphan)?;
+            self.instance = self.instance.max(hello.instance + 1);
+            if !self.figures.adopt(hello.block) {
+                return Err(io::Error::other("two workers count in one block"));
+            }
+            found.push(Found {
+                slot: hello.slot,
+                generation: hello.generation,
+                accepts: orphan
+                    .sockets
+                    .iter()
+                    .filter_map(|(spec, _)| spec.slot)
+                    .collect(),
+                deadline: hello.drains_for_ms.map(|left| now + ms(left)),
+            });
+        }
+        let active = self.newest_accepting(&found);
+        let names = self.lifecycle.adopt(now, active, &found);
+        for (name, orphan) in names.into_iter().zip(orphans) {
+            let Orphan {
+                hello,
+                process,
+                channel,
+                ..
+            } = orphan;
+            tracing::info!(
+                pid = process.pid(),
+                slot = hello.slot,
+                generation = hello.generation,
+                tunnels = self.figures.tunnels_of(hello.block),
+                "worker adopted"
+            );
+            let link = Link::adopt(name, &hello, process, channel, &self.events);
+            self.links.insert(name, link);
+            sockets.extend(orphan.sockets);
+        }
+        self.figures.bury_unclaimed(&self.numbers);
+        self.sockets = Sockets::adopted(sockets)?;
+        self.run_adopted(active.map(|(generation, ..)| generation), content);
+        self.restore_drains();
+        self.redo_plans();
+        Ok(())
+    }
+
+    fn adopt_generation(&mut self, orphan: &Orphan) -> io::Result<()> {
+        let Hello {
+            generation, age_ms, ..
+        } = orphan.hello;
+        self.last_generation = self.last_generation.max(generation);
+        let age = Duration::from_millis(age_ms);
+        if !self.generations.contains_key(&generation) {
+            let record = Record::adopted(orphan.config.try_clone()?, age)?;
+            self.numbers.adopt(&record.config);
+            self.generations.insert(generation, record);
+        }
+        if let Some(record) = self.generations.get_mut(&generation) {
+            record.make_older(age);
+            let deadline = orphan.hello.drains_for_ms;
+            let deadline = deadline.map(|left| Instant::now() + Duration::from_millis(left));
+            record.deadline = record.deadline.max(deadline);
+        }
+        Ok(())
+    }
+
+    fn newest_accepting(&self, found: &[Found]) -> Option<(Generation, usize, Duration)> {
+        let accepting = found.iter().filter(|found| found.deadline.is_none());
+        let generation = accepting.map(|found| found.generation).max()?;
+        let config = &self.generations.get(&generation)?.config;
+        Some((generation, config.workers, config.drain.grace))
+    }
+
+    fn run_adopted(&mut self, active: Option<Generation>, content: Content) {
+        let Some(record) = active.and_then(|active| self.generations.get(&active)) else {
+            return;
+        };
+        let config = Arc::clone(&record.config);
+        // The configuration that is about to be tried may have another one, or be refused.
+        if let Some(address) = config.admin.http {
+            match admin::listen_http(address) {
+                Ok(listener) => self.switch_http(&config, Some((address, listener))),
+                Err(error) => tracing::error!(%address, %error, "[admin] http not served"),
+            }
+        }
+        self.running = Some(Running { config, content });
+    }
+
+    /// Drains that go on: their closes get their places in the time that all drains share.
+    fn redo_plans(&mut self) {
+        let mut by_deadline = BTreeMap::new();
+        for (id, worker) in self.lifecycle.workers() {
+            if let Some(deadline) = worker.deadline() {
+                let drains: &mut Vec<_> = by_deadline
+                    .entry((worker.generation, deadline))
+                    .or_default();
+                drains.push(*id);
+            }
+        }
+        for ((_, deadline), workers) in by_deadline {
+            self.retire(&workers, deadline);
+        }
+    }
+}

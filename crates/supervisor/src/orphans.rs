@@ -1,0 +1,136 @@
+//! Ends workers that serve on although their supervisor is gone and no other one is to come.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use wsgate_config::Config;
+use wsgate_lifecycle::Closes;
+use wsgate_os::board::Board;
+use wsgate_os::process::Signal;
+use wsgate_protocol::control::{ClosePlan, FromWorker, ToWorker};
+
+use crate::adopt::{self, Orphan};
+use crate::runtime::{self, RuntimeDirectory};
+use crate::totals::Figures;
+use crate::{Error, actions, state};
+
+/// What the Close frames say.
+const REASON: &str = "service restart";
+
+/// What a worker gets beyond the deadline, for polite closes.
+const OVERTIME: Duration = Duration::from_secs(5);
+
+/// What ending them has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Workers that were there.
+    pub workers: usize,
+    /// Tunnels that they held.
+    pub tunnels: u64,
+    /// Workers that had to be killed.
+    pub killed: usize,
+}
+
+/// Stops all of them as a stop would: they accept what waits in their queues and nothing more, and close their tunnels within
+/// `stop.grace`, or at once if `now`.
+pub(crate) async fn end_all(config: &Path, now: bool) -> Result<Ended, Error> {
+    let (directory, running) = find(config);
+    let _lock = directory.lock()?;
+    let orphans = adopt::find(&directory).await?;
+    let (grace, rate, code) = running.map_or((Duration::from_secs(30), 100, 1012), |config| {
+        (
+            config.stop.grace,
+            config.drain.close_rate,
+            config.drain.close_code,
+        )
+    });
+    let grace = if now { Duration::ZERO } else { grace };
+    let shares = shares(&orphans)?;
+    let tunnels = shares.iter().sum();
+    let spans = match grace.is_zero() {
+        true => vec![Vec::new(); orphans.len()],
+        false => Closes::default()
+            .reserve(0, Duration::ZERO, grace, tunnels, rate)
+            .split(&shares),
+    };
+    let plan = |spans: Vec<_>| ClosePlan {
+        code,
+        reason: REASON.to_owned(),
+        windows: spans
+            .into_iter()
+            .map(|span| actions::window(span, Duration::ZERO))
+            .collect(),
+    };
+    let workers = orphans.len();
+    let ends = orphans.iter().zip(spans);
+    let killed = join_all(ends.map(|(orphan, spans)| end(orphan, plan(spans), grace))).await;
+    orphans
+        .iter()
+        .for_each(|orphan| directory.forget(orphan.pid()));
+    // As after any other stop.
+    runtime::remove(&directory.last_good());
+    Ok(Ended {
+        workers,
+        tunnels,
+        killed: killed.into_iter().filter(|killed| *killed).count(),
+    })
+}
+
+/// The directory, and what runs there: what the file says, or what ran last.
+fn find(config: &Path) -> (RuntimeDirectory, Option<Config>) {
+    match wsgate_config::load(config) {
+        Ok(loaded) => (
+            RuntimeDirectory::of(&loaded.config.admin.socket),
+            Some(loaded.config),
+        ),
+        Err(_) => {
+            let directory = RuntimeDirectory::of(&wsgate_config::admin_socket(config));
+            let running = state::last_good(&directory, config);
+            (directory, running.map(|loaded| loaded.config))
+        }
+    }
+}
+
+fn shares(orphans: &[Orphan]) -> Result<Vec<u64>, Error> {
+    let Some(board) = adopt::board(orphans).map_err(Error::system("take-over of the board"))?
+    else {
+        return Ok(Vec::new());
+    };
+    let board = Board::open(board).map_err(Error::system("map of the board"))?;
+    let figures = Figures::new(board);
+    let held = orphans
+        .iter()
+        .map(|orphan| figures.tunnels_of(orphan.block()));
+    Ok(held.collect())
+}
+
+/// Whether it had to be killed.
+async fn end(orphan: &Orphan, plan: ClosePlan, grace: Duration) -> bool {
+    let ended = tokio::time::timeout(grace + OVERTIME, async {
+        let last_of = orphan.listeners();
+        tell(orphan, &ToWorker::Retire { last_of, plan }).await;
+        while let Ok(Some((bytes, _))) = orphan.channel.recv().await {
+            if matches!(serde_json::from_slice(&bytes), Ok(FromWorker::Empty)) {
+                tell(orphan, &ToWorker::Exit).await;
+            }
+        }
+        orphan.process.wait().await
+    });
+    let late = ended.await.is_err();
+    if late && let Err(error) = orphan.process.signal(Signal::SIGKILL) {
+        tracing::debug!(pid = orphan.pid(), %error, "worker not killed");
+    }
+    late
+}
+
+/// One that cannot be told is about to end.
+async fn tell(orphan: &Orphan, message: &ToWorker) {
+    let sent = match serde_json::to_vec(message) {
+        Ok(bytes) => orphan.channel.send(&bytes, &[]).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = sent {
+        tracing::debug!(pid = orphan.pid(), %error, "worker not told");
+    }
+}

@@ -1,0 +1,125 @@
+//! A worker without a supervisor: it serves on, tunnels and new connections alike, until
+//! another supervisor adopts it.
+//!
+//! It trusts nobody but its own user and root, and gives away nothing before the kernel has said who
+//! has come.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use wsgate_os::channel::Channel;
+use wsgate_os::rendezvous::Peer;
+use wsgate_protocol::control::{FromWorker, Hello, SocketSpec, VERSION};
+
+use crate::control::{Control, Next};
+
+/// How long an introduction may take: whoever has come has to read it.
+const INTRODUCED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Between two visits when accepting one has failed.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Sockets in one message: the kernel takes at most 253 descriptors.
+const SOCKETS_AT_ONCE: usize = 200;
+
+impl Control {
+    /// The supervisor is gone.
+    pub(crate) fn is_orphaned(&mut self, why: &str) -> Next {
+        self.channel = None;
+        let tunnels = self.booted.gateway.tunnels().len();
+        match self.drains_until {
+            // Nobody will tell it to go.
+            Some(_) if self.said_empty => return Next::Exit,
+            Some(_) => tracing::warn!(why, tunnels, "the supervisor is gone: the drain goes on"),
+            // It was to replace others, and they go on.
+            None if self.accepting.is_empty() => {
+                tracing::warn!(why, "the supervisor is gone before this worker was needed");
+                return Next::Exit;
+            }
+            None => match self.booted.config.drain.orphan_grace {
+                // The supervisor's sockets are gone with it: nobody else accepts.
+                Some(grace) => self.drain_by_itself("the supervisor is gone", grace, |_| true),
+                None => tracing::warn!(
+                    why,
+                    tunnels,
+                    "the supervisor is gone: serving on until another one comes"
+                ),
+            },
+        }
+        Next::Message
+    }
+
+    /// Somebody has come to the rendezvous.
+    pub(crate) async fn visited(&mut self, visit: io::Result<(Channel, Peer)>) -> Next {
+        let (channel, peer) = match visit {
+            Ok(visit) => visit,
+            Err(error) => {
+                tracing::warn!(%error, "the next supervisor may not get through");
+                tokio::time::sleep(PAUSE).await;
+                return Next::Message;
+            }
+        };
+        if !peer.is_one_of_us() {
+            tracing::warn!(
+                pid = peer.pid,
+                uid = peer.uid,
+                "refused: no supervisor of ours"
+            );
+            return Next::Message;
+        }
+        let introduced = tokio::time::timeout(INTRODUCED_WITHIN, self.introduce(&channel));
+        match introduced.await.unwrap_or_else(|late| Err(late.into())) {
+            Ok(()) => {
+                tracing::info!(supervisor = peer.pid, "another supervisor has come");
+                self.said_empty = false;
+                self.channel = Some(channel);
+            }
+            Err(error) => {
+                tracing::warn!(%error, pid = peer.pid, "whoever came is gone again");
+            }
+        }
+        Next::Message
+    }
+
+    async fn introduce(&self, channel: &Channel) -> io::Result<()> {
+        let (boot, heirloom) = (&self.booted.boot, &self.booted.heirloom);
+        let sockets = self.sockets()?;
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let left = |until: Instant| ms(until.saturating_duration_since(Instant::now()));
+        let hello = FromWorker::Hello(Hello {
+            version: VERSION,
+            instance: boot.instance,
+            slot: boot.slot,
+            generation: boot.generation,
+            block: boot.block,
+            age_ms: ms(self.booted.began.elapsed()),
+            drains_for_ms: self.drains_until.map(left),
+            sockets: sockets.len(),
+        });
+        let heirloom = [heirloom.config.as_fd(), heirloom.board.as_fd()];
+        channel
+            .send(&serde_json::to_vec(&hello)?, &heirloom)
+            .await?;
+        for part in sockets.chunks(SOCKETS_AT_ONCE) {
+            let specs = part.iter().map(|(spec, _)| spec.clone()).collect();
+            let fds: Vec<BorrowedFd<'_>> = part.iter().map(|(_, fd)| fd.as_fd()).collect();
+            let message = FromWorker::Sockets { sockets: specs };
+            channel.send(&serde_json::to_vec(&message)?, &fds).await?;
+        }
+        Ok(())
+    }
+
+    /// All that it accepts from.
+    fn sockets(&self) -> io::Result<Vec<(SocketSpec, OwnedFd)>> {
+        let of = |slot: &Option<usize>, acceptor: &wsgate_proxy::Acceptor| {
+            let listener = acceptor.listener().to_owned();
+            let slot = *slot;
+            Ok((SocketSpec { listener, slot }, acceptor.socket()?))
+        };
+        let accepting = self.accepting.iter();
+        accepting
+            .flat_map(|(slot, acceptors)| acceptors.iter().map(move |acceptor| of(slot, acceptor)))
+            .collect()
+    }
+}
