@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::{Action, Event, Failure, Generation, Moment, Settings, Slot, State, Worker, WorkerId};
+use crate::{
+    Action, Event, Failure, Generation, Moment, Retired, Settings, Slot, State, Worker, WorkerId,
+};
 
 /// What the gateway as a whole is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +37,14 @@ struct Group {
 /// The state machine.
 #[derive(Debug)]
 pub struct Lifecycle {
-    settings: Settings,
+    pub(crate) settings: Settings,
     phase: Phase,
     active: Option<Group>,
     candidate: Option<Group>,
     workers: BTreeMap<WorkerId, Worker>,
     slots: Vec<Slot>,
+    /// Oldest first.
+    pub(crate) retired: Vec<Retired>,
     last_worker: WorkerId,
     finished: bool,
 }
@@ -56,6 +60,7 @@ impl Lifecycle {
             candidate: None,
             workers: BTreeMap::new(),
             slots: Vec::new(),
+            retired: Vec::new(),
             last_worker: 0,
             finished: false,
         }
@@ -85,6 +90,8 @@ impl Lifecycle {
             Event::Ready(worker) => self.ready(now, worker, &mut actions),
             Event::Empty(worker) => self.empty(worker, &mut actions),
             Event::Exited(worker) => self.exited(now, worker, &mut actions),
+            Event::Released(worker) => self.released(worker),
+            Event::LetGo { worker, retired } => self.let_go(worker, retired, &mut actions),
             Event::Stop { accept_for, grace } => self.stop(now, accept_for, grace, &mut actions),
             Event::Tick => {}
         }
@@ -116,7 +123,11 @@ impl Lifecycle {
             Phase::Announced { until, .. } => Some(until),
             _ => None,
         };
-        workers.chain(slots.flatten()).chain(phase).min()
+        workers
+            .chain(slots.flatten())
+            .chain(phase)
+            .chain(self.retired_until())
+            .min()
     }
 
     /// What the gateway as a whole is doing.
@@ -143,10 +154,16 @@ impl Lifecycle {
         &self.workers
     }
 
-    /// Every slot that has sockets, whether the active generation uses it or not.
+    /// The slots of the active generation.
     #[must_use]
     pub fn slots(&self) -> &[Slot] {
         &self.slots
+    }
+
+    /// What commits left over and is not closed yet, oldest first.
+    #[must_use]
+    pub fn retired(&self) -> &[Retired] {
+        &self.retired
     }
 
     fn begin(&mut self, now: Moment, group: Group, actions: &mut Vec<Action>) {
@@ -261,9 +278,7 @@ impl Lifecycle {
             return;
         };
         actions.push(Action::Commit(group.generation));
-        self.slots
-            .resize_with(self.slots.len().max(group.slots), Slot::default);
-        self.slots.fill(Slot::default());
+        self.slots = vec![Slot::default(); group.slots];
         let new: Vec<_> = self
             .of(group.generation)
             .map(|(id, worker)| (id, worker.slot))
@@ -272,10 +287,8 @@ impl Lifecycle {
             self.activate(now, worker, slot, actions);
             self.slots[slot].own = Some(worker);
         }
-        // A slot that the new generation has no worker for keeps its sockets, and is served by another one.
-        for slot in group.slots..self.slots.len() {
-            self.activate(now, new[slot % new.len()].0, slot, actions);
-        }
+        let new: Vec<WorkerId> = new.into_iter().map(|(worker, _)| worker).collect();
+        self.retire_sockets(now, group.generation, &new, actions);
         self.give_up_starting("its generation was replaced before it was ready", actions);
         let old = self.pick(|worker| worker.is_active() && worker.generation != group.generation);
         self.retire(old, now + group.grace, actions);
@@ -301,15 +314,17 @@ impl Lifecycle {
     fn retire(&mut self, workers: Vec<WorkerId>, deadline: Moment, actions: &mut Vec<Action>) {
         for id in &workers {
             if let Some(worker) = self.workers.get_mut(id) {
-                let dismissed = matches!(
-                    worker.state,
+                let (released, dismissed) = match worker.state {
                     State::Draining {
-                        dismissed: true,
+                        released,
+                        dismissed,
                         ..
-                    }
-                );
+                    } => (released, dismissed),
+                    _ => (false, false),
+                };
                 worker.state = State::Draining {
                     deadline,
+                    released,
                     dismissed,
                 };
             }
@@ -335,6 +350,16 @@ impl Lifecycle {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.state = State::Killed;
             actions.push(Action::Kill { worker: id, why });
+        }
+    }
+
+    fn released(&mut self, id: WorkerId) {
+        if let Some(Worker {
+            state: State::Draining { released, .. },
+            ..
+        }) = self.workers.get_mut(&id)
+        {
+            *released = true;
         }
     }
 
@@ -376,6 +401,7 @@ impl Lifecycle {
         {
             slot.vacate(now, settled);
         }
+        self.leave_retired(id);
         let listed = [self.active(), self.candidate()].contains(&Some(generation));
         if !listed
             && !self
@@ -456,10 +482,12 @@ impl Lifecycle {
         for slot in &mut self.slots {
             *slot = Slot::default();
         }
+        self.retired.clear();
         let later = self.pick(|worker| match worker.state {
             State::Draining {
                 deadline: own,
                 dismissed,
+                ..
             } => own > deadline && !dismissed,
             _ => worker.is_active(),
         });
@@ -477,6 +505,7 @@ impl Lifecycle {
         self.restart(now, actions);
         self.promote(now, actions);
         self.lend(now, actions);
+        self.tend_retired(now, actions);
     }
 
     fn end_the_late(&mut self, now: Moment, actions: &mut Vec<Action>) {
@@ -522,17 +551,19 @@ impl Lifecycle {
             if vacant.is_none_or(|since| since + self.settings.vacant_for > now) {
                 continue;
             }
-            let least = self.pick(Worker::is_active).into_iter().min_by_key(|id| {
-                self.slots
-                    .iter()
-                    .filter(|slot| slot.served_by == Some(*id))
-                    .count()
-            });
-            if let Some(worker) = least {
+            if let Some(worker) = self.least_busy() {
                 self.slots[slot].serve(worker);
                 actions.push(Action::Accept { worker, slot });
             }
         }
+    }
+
+    /// The active worker that serves fewest slots.
+    pub(crate) fn least_busy(&self) -> Option<WorkerId> {
+        self.pick(Worker::is_active).into_iter().min_by_key(|id| {
+            let of_it = |slot: &&Slot| slot.served_by == Some(*id);
+            self.slots.iter().filter(of_it).count()
+        })
     }
 
     fn finish(&mut self, actions: &mut Vec<Action>) {

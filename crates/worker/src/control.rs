@@ -23,19 +23,13 @@ const OVERTIME: Duration = Duration::from_secs(5);
 /// [`OVERTIME`]: what is cut here is in the log.
 const CUT_AFTER: Duration = Duration::from_millis(4_500);
 
-/// A listening socket that is not accepted from yet.
-struct Held {
-    listener: String,
-    socket: Listening,
-}
-
 /// The worker's side of the control channel.
 pub(crate) struct Control {
     channel: Channel,
     booted: Booted,
-    /// By slot; Unix sockets, which all slots share, under `None`.
-    held: BTreeMap<Option<usize>, Vec<Held>>,
-    accepting: BTreeMap<Option<usize>, Vec<Acceptor>>,
+    /// Sockets that are not accepted from yet.
+    held: BTreeMap<SocketSpec, Listening>,
+    accepting: BTreeMap<SocketSpec, Acceptor>,
     retired: bool,
     /// When what has outstayed the drain is cut.
     cut_at: Option<Instant>,
@@ -111,9 +105,10 @@ impl Control {
             ToWorker::Boot(_) => return Err(Error::Message("a second boot".to_owned())),
             ToWorker::Sockets { sockets } => self.hold(sockets, fds)?,
             ToWorker::Prepare => self.ready().await,
-            ToWorker::Accept { slots } => self.accept(&slots),
-            ToWorker::Return { slot } => self.give_back(slot),
-            ToWorker::Retire { last_of, plan } => self.retire(&last_of, &plan),
+            ToWorker::Accept { sockets } => self.accept(sockets),
+            ToWorker::Return { sockets } => self.give_back(&sockets),
+            ToWorker::LetGo { sockets, retired } => self.let_go(&sockets, retired).await,
+            ToWorker::Retire { for_good, plan } => self.retire(for_good, &plan).await,
             ToWorker::Servers { states } => gateway.set_servers(&boot::states(&states)),
             ToWorker::DrainServer { server, plan } => {
                 gateway.drain_server(server, &translate(&plan))
@@ -141,10 +136,7 @@ impl Control {
                 Some(_) => Listening::Tcp(fd.into()),
                 None => Listening::Unix(fd.into()),
             };
-            self.held.entry(spec.slot).or_default().push(Held {
-                listener: spec.listener,
-                socket,
-            });
+            self.held.insert(spec, socket);
         }
         Ok(())
     }
@@ -157,30 +149,43 @@ impl Control {
         }
     }
 
-    fn accept(&mut self, slots: &[usize]) {
-        let slots = slots.iter().map(|slot| Some(*slot)).chain([None]);
-        for slot in slots {
-            for Held { listener, socket } in self.held.remove(&slot).into_iter().flatten() {
-                match self.booted.gateway.accept(&listener, socket) {
-                    Ok(acceptor) => self.accepting.entry(slot).or_default().push(acceptor),
-                    // The supervisor still has the socket: nobody who waits on it is lost.
-                    Err(error) => {
-                        tracing::error!(listener, %error, "a socket is not accepted from")
-                    }
-                }
+    fn accept(&mut self, sockets: Vec<SocketSpec>) {
+        for spec in sockets {
+            let Some(socket) = self.held.remove(&spec) else {
+                tracing::error!(?spec, "a socket to accept from never came");
+                continue;
+            };
+            match self.booted.gateway.accept(&spec.listener, socket) {
+                // One that it replaces had become another socket of the same name.
+                Ok(acceptor) => drop(self.accepting.insert(spec, acceptor)),
+                // The supervisor still has the socket: nobody who waits on it is lost.
+                Err(error) => tracing::error!(?spec, %error, "a socket is not accepted from"),
             }
         }
     }
 
-    fn give_back(&mut self, slot: usize) {
-        self.held.remove(&Some(slot));
-        for acceptor in self.accepting.remove(&Some(slot)).into_iter().flatten() {
-            acceptor.stop();
+    fn give_back(&mut self, sockets: &[SocketSpec]) {
+        for spec in sockets {
+            self.held.remove(spec);
+            if let Some(acceptor) = self.accepting.remove(spec) {
+                acceptor.stop();
+            }
         }
     }
 
-    fn retire(&mut self, last_of: &[String], plan: &ClosePlan) {
-        self.stop_accepting(|listener| last_of.iter().any(|last| last == listener));
+    async fn let_go(&mut self, sockets: &[SocketSpec], retired: u64) {
+        for spec in sockets {
+            self.held.remove(spec);
+            if let Some(acceptor) = self.accepting.remove(spec) {
+                acceptor.stop_after_queue();
+            }
+        }
+        self.say(&FromWorker::LetGo { retired }).await;
+    }
+
+    async fn retire(&mut self, for_good: bool, plan: &ClosePlan) {
+        self.stop_accepting(for_good);
+        self.say(&FromWorker::Released).await;
         let plan = translate(plan);
         let deadline = plan
             .windows
@@ -190,11 +195,11 @@ impl Control {
         self.booted.gateway.retire(&plan);
     }
 
-    fn stop_accepting(&mut self, is_last: impl Fn(&str) -> bool) {
+    fn stop_accepting(&mut self, for_good: bool) {
         self.retired = true;
         self.held.clear();
-        for acceptor in std::mem::take(&mut self.accepting).into_values().flatten() {
-            if is_last(acceptor.listener()) {
+        for acceptor in std::mem::take(&mut self.accepting).into_values() {
+            if for_good {
                 acceptor.stop_after_queue();
             } else {
                 acceptor.stop();
@@ -266,7 +271,7 @@ impl Control {
                 )],
             };
             // The supervisor's sockets are gone with it: nobody else accepts.
-            self.stop_accepting(|_| true);
+            self.stop_accepting(true);
             gateway.retire(&plan);
         }
         if tokio::time::timeout_at((deadline + OVERTIME).into(), gateway.empty())
