@@ -22,6 +22,15 @@ pub enum Event {
     Empty(WorkerId),
     /// A worker's process is gone, or could not be started.
     Exited(WorkerId),
+    /// After [`Action::Retire`]: a worker has closed its listening sockets.
+    Released(WorkerId),
+    /// After [`Action::LetGo`]: a worker has accepted what waited, and closed its sockets.
+    LetGo {
+        /// The worker.
+        worker: WorkerId,
+        /// Whose commit retired them.
+        retired: Generation,
+    },
     /// The gateway is to stop. A second one may shorten the first.
     Stop {
         /// Connections are accepted for so long still.
@@ -61,6 +70,24 @@ pub enum Action {
         /// The slot.
         slot: usize,
     },
+    /// Let a worker go on with the sockets that a commit retired: slots beyond the new
+    /// number, and listeners that are gone.
+    Serve {
+        /// The worker, of the active generation.
+        worker: WorkerId,
+        /// Whose commit retired them.
+        retired: Generation,
+    },
+    /// The time of retired sockets is over, and nobody else holds them: let the worker accept
+    /// what waits in their queues and close them. [`Event::LetGo`] is the answer.
+    LetGo {
+        /// The worker that serves them.
+        worker: WorkerId,
+        /// Whose commit retired them.
+        retired: Generation,
+    },
+    /// No worker holds these retired sockets any more: they are closed for good.
+    CloseRetired(Generation),
     /// Let workers accept nothing more and drain; or drain faster than they were told before.
     Retire {
         /// The workers.

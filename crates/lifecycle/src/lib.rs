@@ -8,6 +8,7 @@
 mod closes;
 mod event;
 mod machine;
+mod retired;
 mod settings;
 mod slot;
 mod worker;
@@ -15,6 +16,7 @@ mod worker;
 pub use closes::{Closes, Plan, Span};
 pub use event::{Action, Event, Failure};
 pub use machine::{Lifecycle, Phase};
+pub use retired::Retired;
 pub use settings::Settings;
 pub use slot::Slot;
 pub use worker::{Found, State, Worker};

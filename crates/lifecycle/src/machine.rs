@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::{
-    Action, Event, Failure, Found, Generation, Moment, Settings, Slot, State, Worker, WorkerId,
+    Action, Event, Failure, Found, Generation, Moment, Retired, Settings, Slot, State, Worker,
+    WorkerId,
 };
 
 /// What the gateway as a whole is doing.
@@ -37,12 +38,14 @@ struct Group {
 /// The state machine.
 #[derive(Debug)]
 pub struct Lifecycle {
-    settings: Settings,
+    pub(crate) settings: Settings,
     phase: Phase,
     active: Option<Group>,
     candidate: Option<Group>,
     workers: BTreeMap<WorkerId, Worker>,
     slots: Vec<Slot>,
+    /// Oldest first.
+    pub(crate) retired: Vec<Retired>,
     last_worker: WorkerId,
     finished: bool,
 }
@@ -58,6 +61,7 @@ impl Lifecycle {
             candidate: None,
             workers: BTreeMap::new(),
             slots: Vec::new(),
+            retired: Vec::new(),
             last_worker: 0,
             finished: false,
         }
@@ -91,8 +95,10 @@ impl Lifecycle {
         self.last_worker += 1;
         let state = match found.deadline {
             None => State::Active { since: now },
+            // It has closed its listening sockets when it began to drain.
             Some(deadline) => State::Draining {
                 deadline,
+                released: true,
                 dismissed: false,
             },
         };
@@ -111,9 +117,7 @@ impl Lifecycle {
     fn adopt_slots(&mut self, now: Moment, found: &[Found], names: &[WorkerId]) {
         let Some(group) = &self.active else { return };
         let (generation, wanted) = (group.generation, group.slots);
-        let served = found.iter().flat_map(|found| &found.accepts);
-        let slots = served.map(|slot| slot + 1).max().unwrap_or(0).max(wanted);
-        self.slots.resize_with(slots, Slot::default);
+        self.slots.resize_with(wanted, Slot::default);
         let (first, most) = (self.settings.backoff_first, self.settings.backoff_most);
         for (number, slot) in self.slots.iter_mut().enumerate() {
             let accepting = || {
@@ -130,8 +134,7 @@ impl Lifecycle {
             }
             match own {
                 Some((_, name)) => slot.own = Some(*name),
-                None if number < wanted => slot.schedule_restart(now, first, most),
-                None => {}
+                None => slot.schedule_restart(now, first, most),
             }
         }
     }
@@ -160,6 +163,8 @@ impl Lifecycle {
             Event::Ready(worker) => self.ready(now, worker, &mut actions),
             Event::Empty(worker) => self.empty(worker, &mut actions),
             Event::Exited(worker) => self.exited(now, worker, &mut actions),
+            Event::Released(worker) => self.released(worker),
+            Event::LetGo { worker, retired } => self.let_go(worker, retired, &mut actions),
             Event::Stop { accept_for, grace } => self.stop(now, accept_for, grace, &mut actions),
             Event::Tick => {}
         }
@@ -191,7 +196,11 @@ impl Lifecycle {
             Phase::Announced { until, .. } => Some(until),
             _ => None,
         };
-        workers.chain(slots.flatten()).chain(phase).min()
+        workers
+            .chain(slots.flatten())
+            .chain(phase)
+            .chain(self.retired_until())
+            .min()
     }
 
     /// What the gateway as a whole is doing.
@@ -218,10 +227,16 @@ impl Lifecycle {
         &self.workers
     }
 
-    /// Every slot that has sockets, whether the active generation uses it or not.
+    /// The slots of the active generation.
     #[must_use]
     pub fn slots(&self) -> &[Slot] {
         &self.slots
+    }
+
+    /// What commits left over and is not closed yet, oldest first.
+    #[must_use]
+    pub fn retired(&self) -> &[Retired] {
+        &self.retired
     }
 
     fn begin(&mut self, now: Moment, group: Group, actions: &mut Vec<Action>) {
@@ -336,9 +351,7 @@ impl Lifecycle {
             return;
         };
         actions.push(Action::Commit(group.generation));
-        self.slots
-            .resize_with(self.slots.len().max(group.slots), Slot::default);
-        self.slots.fill(Slot::default());
+        self.slots = vec![Slot::default(); group.slots];
         let new: Vec<_> = self
             .of(group.generation)
             .map(|(id, worker)| (id, worker.slot))
@@ -347,10 +360,8 @@ impl Lifecycle {
             self.activate(now, worker, slot, actions);
             self.slots[slot].own = Some(worker);
         }
-        // A slot that the new generation has no worker for keeps its sockets, and is served by another one.
-        for slot in group.slots..self.slots.len() {
-            self.activate(now, new[slot % new.len()].0, slot, actions);
-        }
+        let new: Vec<WorkerId> = new.into_iter().map(|(worker, _)| worker).collect();
+        self.retire_sockets(now, group.generation, &new, actions);
         self.give_up_starting("its generation was replaced before it was ready", actions);
         let old = self.pick(|worker| worker.is_active() && worker.generation != group.generation);
         self.retire(old, now + group.grace, actions);
@@ -376,15 +387,17 @@ impl Lifecycle {
     fn retire(&mut self, workers: Vec<WorkerId>, deadline: Moment, actions: &mut Vec<Action>) {
         for id in &workers {
             if let Some(worker) = self.workers.get_mut(id) {
-                let dismissed = matches!(
-                    worker.state,
+                let (released, dismissed) = match worker.state {
                     State::Draining {
-                        dismissed: true,
+                        released,
+                        dismissed,
                         ..
-                    }
-                );
+                    } => (released, dismissed),
+                    _ => (false, false),
+                };
                 worker.state = State::Draining {
                     deadline,
+                    released,
                     dismissed,
                 };
             }
@@ -410,6 +423,16 @@ impl Lifecycle {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.state = State::Killed;
             actions.push(Action::Kill { worker: id, why });
+        }
+    }
+
+    fn released(&mut self, id: WorkerId) {
+        if let Some(Worker {
+            state: State::Draining { released, .. },
+            ..
+        }) = self.workers.get_mut(&id)
+        {
+            *released = true;
         }
     }
 
@@ -451,6 +474,7 @@ impl Lifecycle {
         {
             slot.vacate(now, settled);
         }
+        self.leave_retired(id);
         let listed = [self.active(), self.candidate()].contains(&Some(generation));
         if !listed
             && !self
@@ -531,10 +555,12 @@ impl Lifecycle {
         for slot in &mut self.slots {
             *slot = Slot::default();
         }
+        self.retired.clear();
         let later = self.pick(|worker| match worker.state {
             State::Draining {
                 deadline: own,
                 dismissed,
+                ..
             } => own > deadline && !dismissed,
             _ => worker.is_active(),
         });
@@ -552,6 +578,7 @@ impl Lifecycle {
         self.restart(now, actions);
         self.promote(now, actions);
         self.lend(now, actions);
+        self.tend_retired(now, actions);
     }
 
     fn end_the_late(&mut self, now: Moment, actions: &mut Vec<Action>) {
@@ -597,17 +624,19 @@ impl Lifecycle {
             if vacant.is_none_or(|since| since + self.settings.vacant_for > now) {
                 continue;
             }
-            let least = self.pick(Worker::is_active).into_iter().min_by_key(|id| {
-                self.slots
-                    .iter()
-                    .filter(|slot| slot.served_by == Some(*id))
-                    .count()
-            });
-            if let Some(worker) = least {
+            if let Some(worker) = self.least_busy() {
                 self.slots[slot].serve(worker);
                 actions.push(Action::Accept { worker, slot });
             }
         }
+    }
+
+    /// The active worker that serves fewest slots.
+    pub(crate) fn least_busy(&self) -> Option<WorkerId> {
+        self.pick(Worker::is_active).into_iter().min_by_key(|id| {
+            let of_it = |slot: &&Slot| slot.served_by == Some(*id);
+            self.slots.iter().filter(of_it).count()
+        })
     }
 
     fn finish(&mut self, actions: &mut Vec<Action>) {

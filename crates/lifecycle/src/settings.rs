@@ -17,6 +17,9 @@ pub struct Settings {
     pub proving_for: Duration,
     /// A worker that was active for so long has no deaths to its account any more.
     pub settled_after: Duration,
+    /// Retired sockets are accepted from for so long at least: a handshake whose SYN-ACK
+    /// was lost twice is three seconds late.
+    pub retired_for: Duration,
     /// What a draining worker gets beyond its deadline, for polite closes, until it is killed.
     pub overtime: Duration,
 }
@@ -30,6 +33,7 @@ impl Default for Settings {
             backoff_most: Duration::from_secs(10),
             proving_for: Duration::from_secs(1),
             settled_after: Duration::from_secs(10),
+            retired_for: Duration::from_secs(4),
             overtime: Duration::from_secs(5),
         }
     }

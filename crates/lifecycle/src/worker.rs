@@ -38,6 +38,8 @@ pub enum State {
     Draining {
         /// When what it holds has been closed.
         deadline: Moment,
+        /// It has closed its listening sockets.
+        released: bool,
         /// It holds nothing any more and has been told to exit.
         dismissed: bool,
     },

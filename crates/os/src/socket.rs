@@ -4,6 +4,7 @@
 //! that it listens, so sockets of a generation that may yet fail are bound and no more.
 //! All are non-blocking and close-on-exec. Nothing here accepts.
 
+pub mod steer;
 mod unix;
 
 use std::io;

@@ -220,7 +220,7 @@ pub struct VacantSlot {
     pub served_by: Option<u32>,
 }
 
-/// One `[[listener]]`.
+/// One `[[listener]]`, or one that was removed and is not closed yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerStatus {
     /// As in the configuration.
@@ -229,6 +229,12 @@ pub struct ListenerStatus {
     pub bound: String,
     /// Listening sockets behind it.
     pub sockets: u64,
+    /// Sockets that no slot has any more: accepted from for four seconds, then closed.
+    #[serde(default)]
+    pub retired_sockets: u64,
+    /// It is not in the configuration any more.
+    #[serde(default)]
+    pub retired: bool,
 }
 
 /// One `[upstream.NAME]`.

@@ -27,24 +27,30 @@ pub enum ToWorker {
     },
     /// After the last [`ToWorker::Sockets`] of the start: answer [`FromWorker::Ready`].
     Prepare,
-    /// Accept from every socket of these slots that the worker has (and from
-    /// Unix sockets, which belong to no slot, with the first of them).
+    /// Accept from these sockets, which came with [`ToWorker::Sockets`].
     Accept {
-        /// The slots.
-        slots: Vec<usize>,
+        /// Which ones.
+        sockets: Vec<SocketSpec>,
     },
-    /// Stop accepting from the sockets of this slot, and close them. Connections
-    /// that wait in their queue are left to whoever accepts from them next.
+    /// Stop accepting from these sockets, and close them. Connections that wait in
+    /// their queues are left to whoever accepts from them next.
     Return {
-        /// The slot.
-        slot: usize,
+        /// Which ones.
+        sockets: Vec<SocketSpec>,
     },
-    /// Stop accepting for good, close all listening sockets, finish requests in
-    /// flight, and let tunnels stay until the closes of `plan`.
+    /// Stop accepting from these sockets for good: accept what waits in their queues,
+    /// close them, and answer [`FromWorker::LetGo`].
+    LetGo {
+        /// Which ones.
+        sockets: Vec<SocketSpec>,
+        /// Whose commit retired them; comes back.
+        retired: u64,
+    },
+    /// Stop accepting, close all listening sockets and say [`FromWorker::Released`]; finish
+    /// requests in flight, and let tunnels stay until the closes of `plan`.
     Retire {
-        /// Listeners from which nobody will accept any more: what waits in their
-        /// queues is accepted first.
-        last_of: Vec<String>,
+        /// Nobody will accept after this worker: what waits in the queues is accepted first.
+        for_good: bool,
         /// When tunnels are closed.
         plan: ClosePlan,
     },
@@ -112,7 +118,7 @@ pub struct Boot {
 }
 
 /// One listening socket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SocketSpec {
     /// The listener's address, as in the configuration.
     pub listener: String,
@@ -168,6 +174,13 @@ pub enum FromWorker {
     Pong {
         /// As in the question.
         nonce: u64,
+    },
+    /// After [`ToWorker::Retire`]: no listening socket is left here.
+    Released,
+    /// Answer to [`ToWorker::LetGo`].
+    LetGo {
+        /// As in the message.
+        retired: u64,
     },
     /// After [`ToWorker::Retire`]: no tunnel and no request is left.
     Empty,

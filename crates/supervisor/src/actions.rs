@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wsgate_config::Config;
 use wsgate_lifecycle::{Action, Event, Generation, Moment, Phase, Plan, Span, WorkerId};
 use wsgate_os::process::Exit;
 use wsgate_os::rendezvous;
-use wsgate_protocol::control::{Boot, ClosePlan, SocketSpec, ToWorker, VERSION, Window};
+use wsgate_protocol::control::{
+    Boot, ClosePlan, FromWorker, SocketSpec, ToWorker, VERSION, Window,
+};
 
 use crate::link::Link;
 use crate::sockets::Sockets;
@@ -39,7 +40,13 @@ impl Supervisor {
             } => self.spawn(worker, slot, generation),
             Action::Commit(generation) => self.commit(generation),
             Action::Accept { worker, slot } => self.accept(worker, slot),
-            Action::TakeBack { worker, slot } => self.tell(worker, ToWorker::Return { slot }),
+            Action::TakeBack { worker, slot } => {
+                let (sockets, _) = unzip(self.of_another_slot(slot));
+                self.tell(worker, ToWorker::Return { sockets });
+            }
+            Action::Serve { worker, retired } => self.serve_retired(worker, retired),
+            Action::LetGo { worker, retired } => self.let_go(worker, retired),
+            Action::CloseRetired(retired) => self.sockets.close(retired),
             Action::Retire { workers, deadline } => self.retire(&workers, deadline),
             Action::Dismiss(worker) => self.tell(worker, ToWorker::Exit),
             Action::Kill { worker, why } => self.kill(worker, why),
@@ -132,30 +139,79 @@ impl Supervisor {
     }
 
     fn accept(&mut self, worker: WorkerId, slot: usize) {
-        let Some(link) = self.links.get(&worker) else {
+        let (Some(link), Some(running)) = (self.links.get(&worker), &self.running) else {
             return;
         };
-        if link.slot != slot {
-            let Some(running) = &self.running else { return };
+        let sockets = if link.slot == slot {
+            if self.reloads.staged().is_none() {
+                tracing::info!(
+                    slot,
+                    pid = link.pid,
+                    "the slot has a worker of its own again"
+                );
+            }
+            let sockets = self.sockets.of_slot(None, &running.config, slot);
+            // Those of slots that have no worker: it may not have got them with its own.
+            let further = sockets.iter();
+            let further = further.filter(|(spec, _)| spec.slot.is_some_and(|of| of != slot));
+            send_sockets(link, further.cloned().collect());
+            sockets
+        } else {
             tracing::info!(
                 slot,
                 pid = link.pid,
                 by = link.slot,
                 "slot is served by another worker"
             );
-            let mut sockets = self.sockets.of_slot(None, &running.config, slot);
-            // It has the Unix sockets already: they belong to no slot.
-            sockets.retain(|(spec, _)| spec.slot.is_some());
-            send_sockets(link, sockets);
-        }
-        if link.slot == slot && self.reloads.staged().is_none() {
-            tracing::info!(
-                slot,
-                pid = link.pid,
-                "the slot has a worker of its own again"
+            let sockets = self.of_another_slot(slot);
+            send_sockets(link, sockets.clone());
+            sockets
+        };
+        let (sockets, _) = unzip(sockets);
+        link.send(ToWorker::Accept { sockets });
+    }
+
+    /// What a worker needs for a slot that is not its own. It has the Unix sockets already: they
+    /// belong to no slot.
+    fn of_another_slot(&self, slot: usize) -> Vec<(SocketSpec, Arc<OwnedFd>)> {
+        let Some(running) = &self.running else {
+            return Vec::new();
+        };
+        let mut sockets = self.sockets.of_slot(None, &running.config, slot);
+        sockets.retain(|(spec, _)| spec.slot.is_some());
+        sockets
+    }
+
+    fn serve_retired(&self, worker: WorkerId, retired: Generation) {
+        let sockets = self.sockets.retired_by(retired);
+        let Some(link) = self.links.get(&worker).filter(|_| !sockets.is_empty()) else {
+            return;
+        };
+        tracing::info!(
+            sockets = sockets.len(),
+            since_generation = retired,
+            pid = link.pid,
+            "retired sockets are served until their time is over"
+        );
+        send_sockets(link, sockets.clone());
+        let (sockets, _) = unzip(sockets);
+        link.send(ToWorker::Accept { sockets });
+    }
+
+    fn let_go(&self, worker: WorkerId, retired: Generation) {
+        let (sockets, _) = unzip(self.sockets.retired_by(retired));
+        if sockets.is_empty() {
+            // As an event, not at once: lifecycle is in the middle of its actions.
+            let message = FromWorker::LetGo { retired };
+            drop(self.events.send(crate::event::Event::Said(worker, message)));
+        } else {
+            tracing::debug!(
+                since_generation = retired,
+                ?sockets,
+                "retired sockets are closed"
             );
+            self.tell(worker, ToWorker::LetGo { sockets, retired });
         }
-        link.send(ToWorker::Accept { slots: vec![slot] });
     }
 
     fn kill(&mut self, worker: WorkerId, why: &'static str) {
@@ -221,8 +277,9 @@ impl Supervisor {
                 .or_default()
                 .push(*worker);
         }
+        // Else a worker of the next generation goes on with every queue.
+        let for_good = self.lifecycle.phase() == Phase::Stopping;
         for (generation, workers) in by_generation {
-            let last_of = self.abandoned_listeners(generation);
             let held = |id: &WorkerId| {
                 self.links
                     .get(id)
@@ -234,8 +291,7 @@ impl Supervisor {
                 self.reloads.warn(warning);
             }
             for (worker, plan) in workers.iter().zip(plans) {
-                let last_of = last_of.clone();
-                self.tell(*worker, ToWorker::Retire { last_of, plan });
+                self.tell(*worker, ToWorker::Retire { for_good, plan });
             }
             let at = self.started + deadline;
             if let Some(record) = self.generations.get_mut(&generation) {
@@ -249,24 +305,6 @@ impl Supervisor {
                 "generation drains"
             );
         }
-    }
-
-    /// The listeners of a generation from which nobody will accept after it.
-    fn abandoned_listeners(&self, generation: Generation) -> Vec<String> {
-        let stopping = self.lifecycle.phase() == Phase::Stopping;
-        let listeners = |config: &Config| -> Vec<String> {
-            let listeners = config.listeners.iter();
-            listeners
-                .map(|listener| listener.address.to_string())
-                .collect()
-        };
-        let record = self.generations.get(&generation);
-        let mut old = record.map_or_else(Vec::new, |record| listeners(&record.config));
-        if let Some(running) = self.running.as_ref().filter(|_| !stopping) {
-            let kept = listeners(&running.config);
-            old.retain(|listener| !kept.contains(listener));
-        }
-        old
     }
 
     /// When each of several workers closes what it holds, and a warning if that is
@@ -323,9 +361,13 @@ pub(crate) fn window(span: Span, now: Moment) -> Window {
 
 fn send_sockets(link: &Link, sockets: Vec<(SocketSpec, Arc<OwnedFd>)>) {
     for part in sockets.chunks(SOCKETS_AT_ONCE) {
-        let (sockets, fds) = part.iter().cloned().unzip();
+        let (sockets, fds) = unzip(part.to_vec());
         link.send_with(ToWorker::Sockets { sockets }, fds);
     }
+}
+
+fn unzip(sockets: Vec<(SocketSpec, Arc<OwnedFd>)>) -> (Vec<SocketSpec>, Vec<Arc<OwnedFd>>) {
+    sockets.into_iter().unzip()
 }
 
 /// Owner of the closes of a drained server; generations count from 1 and never get there.

@@ -49,12 +49,6 @@ impl Orphan {
     pub(crate) fn block(&self) -> usize {
         self.hello.block
     }
-
-    /// The listeners that it accepts from.
-    pub(crate) fn listeners(&self) -> Vec<String> {
-        let listeners = self.sockets.iter().map(|(spec, _)| spec.listener.clone());
-        listeners.collect()
-    }
 }
 
 /// Why one that has a rendezvous is not adopted.
@@ -245,7 +239,7 @@ impl Supervisor {
             sockets.extend(orphan.sockets);
         }
         self.figures.bury_unclaimed(&self.numbers);
-        self.sockets = Sockets::adopted(sockets)?;
+        self.sockets = Sockets::adopted(sockets);
         self.run_adopted(active.map(|(generation, ..)| generation), content);
         self.restore_drains();
         self.redo_plans();

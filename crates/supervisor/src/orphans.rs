@@ -108,8 +108,12 @@ fn shares(orphans: &[Orphan]) -> Result<Vec<u64>, Error> {
 /// Whether it had to be killed.
 async fn end(orphan: &Orphan, plan: ClosePlan, grace: Duration) -> bool {
     let ended = tokio::time::timeout(grace + OVERTIME, async {
-        let last_of = orphan.listeners();
-        tell(orphan, &ToWorker::Retire { last_of, plan }).await;
+        // Nobody accepts after them.
+        let retire = ToWorker::Retire {
+            for_good: true,
+            plan,
+        };
+        tell(orphan, &retire).await;
         while let Ok(Some((bytes, _))) = orphan.channel.recv().await {
             if matches!(serde_json::from_slice(&bytes), Ok(FromWorker::Empty)) {
                 tell(orphan, &ToWorker::Exit).await;

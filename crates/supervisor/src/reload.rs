@@ -360,7 +360,8 @@ impl Supervisor {
         let content = candidate.content.clone();
         let http = candidate.http.take();
         self.fallback = candidate.fallback.take();
-        self.sockets.commit(&mut candidate.staged, &config);
+        self.sockets
+            .commit(&mut candidate.staged, &config, generation);
         self.states.keep_only(&config);
         if let Err(error) = self.log.set_level(level(&config)) {
             tracing::warn!(%error, "log level not changed");

@@ -1,8 +1,14 @@
 //! The listening sockets: one for each slot and TCP listener, one for each Unix listener.
 //!
 //! They are bound when a configuration is validated and listen at the commit, not
-//! before: a listening SO_REUSEPORT socket gets connections at once. They are closed
-//! only when no slot or listener wants them, never because a worker died.
+//! before: a listening SO_REUSEPORT socket gets connections at once. They are never closed
+//! because a worker died. What no slot or listener wants any more is retired by the commit:
+//! new connections are steered away from it where there is another socket, a worker
+//! serves it on, and lifecycle says when it is closed ([`wsgate_lifecycle::Retired`]). A
+//! configuration that wants it again until then takes it back as it is.
+
+mod adopted;
+mod group;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,8 +17,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use wsgate_config::{Config, ListenAddress};
+use wsgate_lifecycle::Generation;
 use wsgate_os::socket::{self, UnixBound};
 use wsgate_protocol::control::SocketSpec;
+
+use group::Group;
 
 /// File mode of a Unix listener: whoever may enter its directory may connect.
 const UNIX_MODE: u32 = 0o666;
@@ -58,16 +67,20 @@ fn hint(source: &io::Error) -> &'static str {
 
 /// The sockets behind one listener.
 enum Behind {
-    /// By slot. Port 0 has become a real port in `bound`.
-    Tcp {
-        bound: SocketAddr,
-        slots: Vec<Arc<OwnedFd>>,
-    },
-    Unix {
-        bound: UnixBound,
-        socket: Arc<OwnedFd>,
-    },
+    Tcp(Group),
+    Unix(Unix),
 }
+
+/// One socket for all slots. Its file goes with it.
+struct Unix {
+    bound: UnixBound,
+    socket: Arc<OwnedFd>,
+    /// The generation whose commit left it without a listener.
+    retired: Option<Generation>,
+}
+
+/// A socket as a worker gets it.
+type Named = (SocketSpec, Arc<OwnedFd>);
 
 /// All sockets of the gateway.
 #[derive(Default)]
@@ -75,199 +88,236 @@ pub(crate) struct Sockets {
     listeners: BTreeMap<ListenAddress, Behind>,
 }
 
-/// Sockets that a candidate wants and the active generation does not have. Dropped,
-/// they are closed again.
+/// Sockets that a candidate wants and that are not there. Dropped, they are closed again.
 #[derive(Default)]
 pub(crate) struct Staged {
-    listeners: BTreeMap<ListenAddress, Behind>,
-    /// Further slots of listeners that exist.
-    slots: Vec<(ListenAddress, Arc<OwnedFd>)>,
+    /// Where listeners are bound that are new.
+    bound: BTreeMap<ListenAddress, SocketAddr>,
+    /// Slots, in ascending order for each listener.
+    slots: Vec<(ListenAddress, usize, Arc<OwnedFd>)>,
+    unix: BTreeMap<ListenAddress, Unix>,
+}
+
+/// How many sockets a listener has.
+pub(crate) struct Counts {
+    /// As bound.
+    pub(crate) bound: String,
+    pub(crate) in_use: usize,
+    /// They are closed when their time is over.
+    pub(crate) retired: usize,
 }
 
 impl Sockets {
-    /// What workers of another supervisor accept from.
-    pub(crate) fn adopted(found: Vec<(SocketSpec, OwnedFd)>) -> io::Result<Self> {
-        let mut sockets = Self::default();
-        let mut found = found;
-        found.sort_by_key(|(spec, _)| spec.slot);
-        for (spec, fd) in found {
-            if let Some(path) = spec.listener.strip_prefix("unix:") {
-                let _ = path;
-                continue;
-            }
-            let Ok(address) = spec.listener.parse() else {
-                continue;
-            };
-            let bound = socket::local_addr(fd.as_fd())?;
-            let behind = sockets
-                .listeners
-                .entry(ListenAddress::Tcp(address))
-                .or_insert(Behind::Tcp {
-                    bound,
-                    slots: Vec::new(),
-                });
-            if let Behind::Tcp { slots, .. } = behind {
-                if spec.slot == Some(slots.len()) {
-                    slots.push(Arc::new(fd));
-                }
-            }
-        }
-        Ok(sockets)
-    }
-
     /// Binds what `config` wants beyond what is there. Nothing listens yet.
     pub(crate) fn stage(&self, config: &Config) -> Result<Staged, Error> {
         let mut staged = Staged::default();
         for listener in &config.listeners {
             let address = &listener.address;
-            let failed = |source| Error::new(address, source);
-            match self.listeners.get(address) {
-                None => {
-                    let probe = !self.overlaps(address);
-                    let behind = bind(address, config.workers, probe).map_err(failed)?;
-                    staged.listeners.insert(address.clone(), behind);
-                }
-                Some(Behind::Tcp { bound, slots }) => {
-                    for _ in slots.len()..config.workers {
-                        let socket = Arc::new(socket::bind_reuseport(*bound).map_err(failed)?);
-                        staged.slots.push((address.clone(), socket));
-                    }
-                }
-                Some(Behind::Unix { .. }) => {}
-            }
+            self.stage_one(address, config.workers, &mut staged)
+                .map_err(|source| Error::new(address, source))?;
         }
         Ok(staged)
     }
 
-    /// Whether a listener of ours has the same port by a wildcard address, or the other way
-    /// round: the two may stand beside each other until the commit lets go of the old one.
-    fn overlaps(&self, address: &ListenAddress) -> bool {
-        let ListenAddress::Tcp(wanted) = address else {
-            return false;
-        };
+    fn stage_one(
+        &self,
+        address: &ListenAddress,
+        slots: usize,
+        staged: &mut Staged,
+    ) -> io::Result<()> {
+        match (address, self.listeners.get(address)) {
+            (_, Some(Behind::Unix(_))) => {}
+            (_, Some(Behind::Tcp(group))) => {
+                for slot in (0..slots).filter(|slot| !group.has(*slot)) {
+                    let socket = Arc::new(socket::bind_reuseport(group.bound)?);
+                    staged.slots.push((address.clone(), slot, socket));
+                }
+            }
+            (ListenAddress::Tcp(wanted), None) => {
+                // Two wsgates of one user could otherwise share the port silently.
+                if !self.overlaps(wanted) {
+                    socket::probe(*wanted)?;
+                }
+                let mut at = *wanted;
+                for slot in 0..slots {
+                    let socket = socket::bind_reuseport(at)?;
+                    at = socket::local_addr(socket.as_fd())?;
+                    staged.slots.push((address.clone(), slot, Arc::new(socket)));
+                }
+                staged.bound.insert(address.clone(), at);
+            }
+            (ListenAddress::Unix(path), None) => {
+                let bound = socket::bind_unix(path, UNIX_MODE)?;
+                staged.unix.insert(address.clone(), Unix::new(bound)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a listener of ours, retired ones included, has the same port by a wildcard address, or
+    /// the other way round: the two may stand beside each other until the old one is closed.
+    fn overlaps(&self, wanted: &SocketAddr) -> bool {
         self.listeners.values().any(|behind| match behind {
-            Behind::Tcp { bound, .. } => {
+            Behind::Tcp(Group { bound, .. }) => {
                 let wildcard = wanted.ip().is_unspecified() || bound.ip().is_unspecified();
                 bound.port() == wanted.port() && bound.is_ipv4() == wanted.is_ipv4() && wildcard
             }
-            Behind::Unix { .. } => false,
+            Behind::Unix(_) => false,
         })
     }
 
-    /// Takes the staged sockets over and lets them listen; lets go of listeners that
-    /// `config` has not. Failures are logged: a commit does not roll back.
-    pub(crate) fn commit(&mut self, staged: &mut Staged, config: &Config) {
-        for (address, socket) in staged.slots.drain(..) {
-            if let Some(Behind::Tcp { slots, .. }) = self.listeners.get_mut(&address) {
-                slots.push(socket);
+    /// Takes the staged sockets over and lets them listen, in the order of their slots; retires what `config`
+    /// has not. Failures are logged: a commit does not roll back.
+    pub(crate) fn commit(&mut self, staged: &mut Staged, config: &Config, generation: Generation) {
+        let new = std::mem::take(staged);
+        for (address, bound) in new.bound {
+            let group = Behind::Tcp(Group::new(bound));
+            self.listeners.insert(address, group);
+        }
+        for (address, slot, socket) in new.slots {
+            if let Some(Behind::Tcp(group)) = self.listeners.get_mut(&address) {
+                group.join(slot, socket);
             }
         }
-        self.listeners.append(&mut staged.listeners);
-        self.listeners.retain(|address, _| {
-            config
-                .listeners
-                .iter()
-                .any(|listener| listener.address == *address)
-        });
-        for (address, behind) in &self.listeners {
-            for socket in behind.all() {
-                if let Err(error) = socket::listen(socket.as_fd(), socket::BACKLOG) {
-                    tracing::error!(%address, %error, "a socket does not listen");
-                }
+        for (address, unix) in new.unix {
+            if let Err(error) = socket::listen(unix.socket.as_fd(), socket::BACKLOG) {
+                tracing::error!(%address, %error, "a socket does not listen");
+            }
+            self.listeners.insert(address, Behind::Unix(unix));
+        }
+        for (address, behind) in &mut self.listeners {
+            let wanted = is_wanted(address, config);
+            match behind {
+                Behind::Tcp(group) if wanted => group.settle(config.workers, generation),
+                Behind::Tcp(group) => group.retire(generation),
+                Behind::Unix(unix) if wanted => unix.retired = None,
+                Behind::Unix(unix) => _ = unix.retired.get_or_insert(generation),
             }
         }
     }
 
-    /// What a worker in `slot` gets, staged sockets included.
+    /// What the worker of a slot accepts from, staged sockets included.
     pub(crate) fn of_slot(
         &self,
         staged: Option<&Staged>,
         config: &Config,
         slot: usize,
-    ) -> Vec<(SocketSpec, Arc<OwnedFd>)> {
+    ) -> Vec<Named> {
         let mut found = Vec::new();
         for listener in &config.listeners {
             let address = &listener.address;
-            let new = staged.and_then(|staged| staged.listeners.get(address));
-            let socket = match self.listeners.get(address).or(new) {
-                Some(Behind::Tcp { slots, .. }) => {
-                    let further = staged.into_iter().flat_map(|staged| staged.slots.iter());
-                    let further = further
-                        .filter(|(of, _)| of == address)
-                        .map(|(_, socket)| socket);
-                    slots
-                        .iter()
-                        .chain(further)
-                        .nth(slot)
-                        .cloned()
-                        .map(|socket| (Some(slot), socket))
+            let unix = staged.and_then(|staged| staged.unix.get(address));
+            match self.listeners.get(address) {
+                Some(Behind::Tcp(group)) => {
+                    let members = group.of_slot(slot, config.workers);
+                    found.extend(
+                        members.map(|member| named(address, Some(member.slot), &member.socket)),
+                    );
                 }
-                Some(Behind::Unix { socket, .. }) => Some((None, socket.clone())),
-                None => None,
-            };
-            found.extend(socket.map(|(slot, socket)| {
-                (
-                    SocketSpec {
-                        listener: address.to_string(),
-                        slot,
-                    },
-                    socket,
-                )
-            }));
+                Some(Behind::Unix(unix)) => found.push(named(address, None, &unix.socket)),
+                None => found.extend(unix.map(|unix| named(address, None, &unix.socket))),
+            }
+            let further = staged.into_iter().flat_map(|staged| &staged.slots);
+            let further = further.filter(|(of, number, _)| of == address && *number == slot);
+            found.extend(further.map(|(_, slot, socket)| named(address, Some(*slot), socket)));
         }
         found
     }
 
-    /// The address that a listener is bound to, and how many sockets are behind it.
-    pub(crate) fn bound(&self, address: &ListenAddress) -> Option<(String, usize)> {
-        self.listeners.get(address).map(|behind| match behind {
-            Behind::Tcp { bound, slots } => (bound.to_string(), slots.len()),
-            Behind::Unix { .. } => (address.to_string(), 1),
+    /// What a commit retired and is not closed or taken back.
+    pub(crate) fn retired_by(&self, generation: Generation) -> Vec<Named> {
+        let mut found = Vec::new();
+        for (address, behind) in &self.listeners {
+            match behind {
+                Behind::Tcp(group) => {
+                    let members = group.members().iter();
+                    let members = members.filter(|member| member.retired == Some(generation));
+                    found.extend(
+                        members.map(|member| named(address, Some(member.slot), &member.socket)),
+                    );
+                }
+                Behind::Unix(unix) if unix.retired == Some(generation) => {
+                    found.push(named(address, None, &unix.socket));
+                }
+                Behind::Unix(_) => {}
+            }
+        }
+        found
+    }
+
+    /// Closes what a commit retired. No worker has it any more.
+    pub(crate) fn close(&mut self, generation: Generation) {
+        self.listeners.retain(|_, behind| match behind {
+            Behind::Tcp(group) => {
+                group.close(generation);
+                !group.is_empty()
+            }
+            Behind::Unix(unix) => unix.retired != Some(generation),
+        });
+    }
+
+    /// The sockets of a listener.
+    pub(crate) fn counts(&self, address: &ListenAddress) -> Option<Counts> {
+        self.listeners
+            .get(address)
+            .map(|behind| behind.counts(address))
+    }
+
+    /// Listeners that are not in the configuration any more and are not closed yet.
+    pub(crate) fn removed(&self, config: &Config) -> Vec<(String, Counts)> {
+        let removed = self.listeners.iter();
+        let removed = removed.filter(|(address, _)| !is_wanted(address, config));
+        removed
+            .map(|(address, behind)| (address.to_string(), behind.counts(address)))
+            .collect()
+    }
+}
+
+fn is_wanted(address: &ListenAddress, config: &Config) -> bool {
+    let mut listeners = config.listeners.iter();
+    listeners.any(|listener| listener.address == *address)
+}
+
+fn named(address: &ListenAddress, slot: Option<usize>, socket: &Arc<OwnedFd>) -> Named {
+    let listener = address.to_string();
+    (SocketSpec { listener, slot }, Arc::clone(socket))
+}
+
+impl Behind {
+    fn counts(&self, address: &ListenAddress) -> Counts {
+        let (bound, all, retired) = match self {
+            Self::Tcp(group) => {
+                let members = group.members();
+                let retired = members.iter().filter(|member| member.retired.is_some());
+                (group.bound.to_string(), members.len(), retired.count())
+            }
+            Self::Unix(unix) => (address.to_string(), 1, usize::from(unix.retired.is_some())),
+        };
+        Counts {
+            bound,
+            in_use: all - retired,
+            retired,
+        }
+    }
+}
+
+impl Unix {
+    fn new(bound: UnixBound) -> io::Result<Self> {
+        Ok(Self {
+            socket: Arc::new(bound.as_fd().try_clone_to_owned()?),
+            bound,
+            retired: None,
         })
     }
 }
 
-impl Behind {
-    fn all(&self) -> impl Iterator<Item = &Arc<OwnedFd>> {
-        match self {
-            Self::Tcp { slots, .. } => slots.iter(),
-            Self::Unix { socket, .. } => std::slice::from_ref(socket).iter(),
-        }
-    }
-}
-
-impl Drop for Behind {
+impl Drop for Unix {
     fn drop(&mut self) {
-        if let Self::Unix { bound, .. } = self
-            && let Err(error) = bound.unlink()
-        {
-            tracing::warn!(path = %bound.path().display(), %error, "socket file not removed");
+        if let Err(error) = self.bound.unlink() {
+            tracing::warn!(path = %self.bound.path().display(), %error, "socket file not removed");
         }
     }
 }
 
-fn bind(address: &ListenAddress, slots: usize, probe: bool) -> io::Result<Behind> {
-    match address {
-        ListenAddress::Tcp(address) => {
-            // Two wsgates of one user could otherwise share the port silently.
-            if probe {
-                socket::probe(*address)?;
-            }
-            let first = socket::bind_reuseport(*address)?;
-            let bound = socket::local_addr(first.as_fd())?;
-            let mut sockets = vec![Arc::new(first)];
-            for _ in 1..slots {
-                sockets.push(Arc::new(socket::bind_reuseport(bound)?));
-            }
-            Ok(Behind::Tcp {
-                bound,
-                slots: sockets,
-            })
-        }
-        ListenAddress::Unix(path) => {
-            let bound = socket::bind_unix(path, UNIX_MODE)?;
-            let socket = Arc::new(bound.as_fd().try_clone_to_owned()?);
-            Ok(Behind::Unix { bound, socket })
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

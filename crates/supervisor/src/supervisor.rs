@@ -15,6 +15,7 @@ use wsgate_os::board::Board;
 use wsgate_os::lock::Lock;
 use wsgate_os::log::{self, LogHandle, LogSettings};
 use wsgate_os::signals::{self, Received};
+use wsgate_os::socket::steer;
 use wsgate_os::{limits, systemd};
 use wsgate_protocol::admin::Stopping;
 use wsgate_protocol::control::{FromWorker, ToWorker, VERSION};
@@ -243,6 +244,7 @@ impl Supervisor {
         mistakes: Option<Errors>,
         orphans: Vec<Orphan>,
     ) -> Result<(), Error> {
+        log_migration();
         self.adoptions = orphans.len() as u64;
         if let Some(mistakes) = &mistakes {
             log_mistakes(mistakes);
@@ -308,6 +310,10 @@ impl Supervisor {
                 if let Some(link) = self.links.get(&worker) {
                     link.kill();
                 }
+            }
+            FromWorker::Released => self.apply(wsgate_lifecycle::Event::Released(worker)),
+            FromWorker::LetGo { retired } => {
+                self.apply(wsgate_lifecycle::Event::LetGo { worker, retired });
             }
             FromWorker::Empty => self.apply(wsgate_lifecycle::Event::Empty(worker)),
             FromWorker::Failed { reason } => {
@@ -482,6 +488,16 @@ impl Supervisor {
     pub(crate) fn config_file(&self) -> String {
         let path: &PathBuf = &self.options.config;
         path.display().to_string()
+    }
+}
+
+/// It makes closing a socket safer, and nothing here needs it.
+fn log_migration() {
+    match steer::migrates() {
+        Ok(on) => {
+            tracing::debug!(on, "net.ipv4.tcp_migrate_req");
+        }
+        Err(error) => tracing::debug!(%error, "net.ipv4.tcp_migrate_req cannot be read"),
     }
 }
 

@@ -24,20 +24,14 @@ const OVERTIME: Duration = Duration::from_secs(5);
 /// [`OVERTIME`]: what is cut here is in the log.
 const CUT_AFTER: Duration = Duration::from_millis(4_500);
 
-/// A listening socket that is not accepted from yet.
-pub(crate) struct Held {
-    pub(crate) listener: String,
-    pub(crate) socket: Listening,
-}
-
 /// The worker's side of the control channel.
 pub(crate) struct Control {
     /// `None` while there is no supervisor.
     pub(crate) channel: Option<Channel>,
     pub(crate) booted: Booted,
-    /// By slot; Unix sockets, which all slots share, under `None`.
-    held: BTreeMap<Option<usize>, Vec<Held>>,
-    pub(crate) accepting: BTreeMap<Option<usize>, Vec<Acceptor>>,
+    /// Sockets that are not accepted from yet.
+    held: BTreeMap<SocketSpec, Listening>,
+    pub(crate) accepting: BTreeMap<SocketSpec, Acceptor>,
     /// When a drain ends, once it has begun.
     pub(crate) drains_until: Option<Instant>,
     pub(crate) said_empty: bool,
@@ -143,9 +137,10 @@ impl Control {
             ToWorker::Boot(_) => return Err(Error::Message("a second boot".to_owned())),
             ToWorker::Sockets { sockets } => self.hold(sockets, fds)?,
             ToWorker::Prepare => self.ready().await,
-            ToWorker::Accept { slots } => self.accept(&slots),
-            ToWorker::Return { slot } => self.give_back(slot),
-            ToWorker::Retire { last_of, plan } => self.retire(&last_of, &plan),
+            ToWorker::Accept { sockets } => self.accept(sockets),
+            ToWorker::Return { sockets } => self.give_back(&sockets),
+            ToWorker::LetGo { sockets, retired } => self.let_go(&sockets, retired).await,
+            ToWorker::Retire { for_good, plan } => self.retire(for_good, &plan).await,
             ToWorker::Servers { states } => gateway.set_servers(&boot::states(&states)),
             ToWorker::DrainServer { server, plan } => {
                 gateway.drain_server(server, &translate(&plan))
@@ -173,10 +168,7 @@ impl Control {
                 Some(_) => Listening::Tcp(fd.into()),
                 None => Listening::Unix(fd.into()),
             };
-            self.held.entry(spec.slot).or_default().push(Held {
-                listener: spec.listener,
-                socket,
-            });
+            self.held.insert(spec, socket);
         }
         Ok(())
     }
@@ -189,30 +181,43 @@ impl Control {
         }
     }
 
-    fn accept(&mut self, slots: &[usize]) {
-        let slots = slots.iter().map(|slot| Some(*slot)).chain([None]);
-        for slot in slots {
-            for Held { listener, socket } in self.held.remove(&slot).into_iter().flatten() {
-                match self.booted.gateway.accept(&listener, socket) {
-                    Ok(acceptor) => self.accepting.entry(slot).or_default().push(acceptor),
-                    // The supervisor still has the socket: nobody who waits on it is lost.
-                    Err(error) => {
-                        tracing::error!(listener, %error, "a socket is not accepted from")
-                    }
-                }
+    fn accept(&mut self, sockets: Vec<SocketSpec>) {
+        for spec in sockets {
+            let Some(socket) = self.held.remove(&spec) else {
+                tracing::error!(?spec, "a socket to accept from never came");
+                continue;
+            };
+            match self.booted.gateway.accept(&spec.listener, socket) {
+                // One that it replaces had become another socket of the same name.
+                Ok(acceptor) => drop(self.accepting.insert(spec, acceptor)),
+                // The supervisor still has the socket: nobody who waits on it is lost.
+                Err(error) => tracing::error!(?spec, %error, "a socket is not accepted from"),
             }
         }
     }
 
-    fn give_back(&mut self, slot: usize) {
-        self.held.remove(&Some(slot));
-        for acceptor in self.accepting.remove(&Some(slot)).into_iter().flatten() {
-            acceptor.stop();
+    fn give_back(&mut self, sockets: &[SocketSpec]) {
+        for spec in sockets {
+            self.held.remove(spec);
+            if let Some(acceptor) = self.accepting.remove(spec) {
+                acceptor.stop();
+            }
         }
     }
 
-    fn retire(&mut self, last_of: &[String], plan: &ClosePlan) {
-        self.stop_accepting(|listener| last_of.iter().any(|last| last == listener));
+    async fn let_go(&mut self, sockets: &[SocketSpec], retired: u64) {
+        for spec in sockets {
+            self.held.remove(spec);
+            if let Some(acceptor) = self.accepting.remove(spec) {
+                acceptor.stop_after_queue();
+            }
+        }
+        self.say(&FromWorker::LetGo { retired }).await;
+    }
+
+    async fn retire(&mut self, for_good: bool, plan: &ClosePlan) {
+        self.stop_accepting(for_good);
+        self.say(&FromWorker::Released).await;
         self.drain(&translate(plan));
     }
 
@@ -223,10 +228,11 @@ impl Control {
         self.booted.gateway.retire(plan);
     }
 
-    pub(crate) fn stop_accepting(&mut self, is_last: impl Fn(&str) -> bool) {
+    /// `for_good`: nobody else accepts from them.
+    pub(crate) fn stop_accepting(&mut self, for_good: bool) {
         self.held.clear();
-        for acceptor in std::mem::take(&mut self.accepting).into_values().flatten() {
-            if is_last(acceptor.listener()) {
+        for acceptor in std::mem::take(&mut self.accepting).into_values() {
+            if for_good {
                 acceptor.stop_after_queue();
             } else {
                 acceptor.stop();
@@ -289,7 +295,7 @@ impl Control {
 
     /// Drains by its own configuration, hearing nobody, and returns when nothing is held any more.
     async fn end_by_itself(&mut self, why: &str) {
-        self.drain_by_itself(why, self.booted.config.drain.grace, |_| false);
+        self.drain_by_itself(why, self.booted.config.drain.grace, false);
         let Some(deadline) = self.drains_until else {
             return;
         };
@@ -300,13 +306,8 @@ impl Control {
         }
     }
 
-    /// Begins to drain without having been told to. `is_last` are listeners from which nobody accepts after it.
-    pub(crate) fn drain_by_itself(
-        &mut self,
-        why: &str,
-        grace: Duration,
-        is_last: impl Fn(&str) -> bool,
-    ) {
+    /// Begins to drain without having been told to. `for_good`: nobody accepts after it.
+    pub(crate) fn drain_by_itself(&mut self, why: &str, grace: Duration, for_good: bool) {
         let tunnels = self.booted.gateway.tunnels().len() as u32;
         let drain = &self.booted.config.drain;
         let now = Instant::now();
@@ -320,7 +321,7 @@ impl Control {
         };
         tracing::warn!(why, tunnels, ?grace, "draining without a supervisor");
         if self.drains_until.is_none() {
-            self.stop_accepting(is_last);
+            self.stop_accepting(for_good);
             self.drain(&plan);
         }
     }

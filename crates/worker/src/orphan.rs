@@ -39,7 +39,7 @@ impl Control {
             }
             None => match self.booted.config.drain.orphan_grace {
                 // The supervisor's sockets are gone with it: nobody else accepts.
-                Some(grace) => self.drain_by_itself("the supervisor is gone", grace, |_| true),
+                Some(grace) => self.drain_by_itself("the supervisor is gone", grace, true),
                 None => tracing::warn!(
                     why,
                     tunnels,
@@ -112,14 +112,9 @@ impl Control {
 
     /// All that it accepts from.
     fn sockets(&self) -> io::Result<Vec<(SocketSpec, OwnedFd)>> {
-        let of = |slot: &Option<usize>, acceptor: &wsgate_proxy::Acceptor| {
-            let listener = acceptor.listener().to_owned();
-            let slot = *slot;
-            Ok((SocketSpec { listener, slot }, acceptor.socket()?))
-        };
         let accepting = self.accepting.iter();
         accepting
-            .flat_map(|(slot, acceptors)| acceptors.iter().map(move |acceptor| of(slot, acceptor)))
+            .map(|(spec, acceptor)| Ok((spec.clone(), acceptor.socket()?)))
             .collect()
     }
 }

@@ -262,12 +262,18 @@ fn vacant_slots(slots: &[VacantSlot]) -> Grid {
 }
 
 fn listeners(status: &Status) -> Grid {
-    let mut grid = Grid::new([words("LISTENER"), words("BOUND"), figures("SOCKETS")]);
+    let mut grid = Grid::new([
+        words("LISTENER"),
+        words("BOUND"),
+        figures("SOCKETS"),
+        figures("RETIRED"),
+    ]);
     for listener in &status.listeners {
         grid.row([
             Text::from(&listener.address),
             Text::from(&listener.bound),
             Text::from(listener.sockets),
+            Text::from(listener.retired_sockets),
         ]);
     }
     grid

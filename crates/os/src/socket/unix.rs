@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, fchmod};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::context;
 
@@ -24,6 +24,28 @@ pub struct UnixBound {
 }
 
 impl UnixBound {
+    /// A listening socket that another process bound, with the file that is at its path now.
+    ///
+    /// # Errors
+    /// `NotFound` if no socket's file is there: nobody can connect to it any more;
+    /// `InvalidInput` if it is bound to no path; else those of getsockname(2) and stat(2).
+    pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        let address = SockRef::from(&fd).local_addr()?;
+        let path = address
+            .as_pathname()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is bound to no path"))?;
+        let found = fs::symlink_metadata(path).map_err(|error| context(error, path.display()))?;
+        if !found.file_type().is_socket() {
+            let why = format!("{}: no socket is there any more", path.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, why));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file: (found.dev(), found.ino()),
+            fd,
+        })
+    }
+
     /// Where it is bound.
     pub fn path(&self) -> &Path {
         &self.path

@@ -14,6 +14,7 @@ use super::{seconds_until, time_of_day, time_of_day_at};
 use crate::generation::Content;
 use crate::link::Link;
 use crate::servers;
+use crate::sockets::Counts;
 use crate::supervisor::Supervisor;
 
 /// A view of the gateway at one moment.
@@ -181,19 +182,22 @@ impl Supervisor {
     }
 
     fn listener_statuses(&self, config: &Config) -> Vec<ListenerStatus> {
-        let status = |listener: &wsgate_config::Listener| {
+        let configured = config.listeners.iter().map(|listener| {
             let address = listener.address.to_string();
-            let (bound, sockets) = self
-                .sockets
-                .bound(&listener.address)
-                .unwrap_or_else(|| (address.clone(), 0));
-            ListenerStatus {
-                address,
-                bound,
-                sockets: sockets as u64,
+            match self.sockets.counts(&listener.address) {
+                Some(counts) => listener_status(address, counts, false),
+                None => ListenerStatus {
+                    bound: address.clone(),
+                    address,
+                    sockets: 0,
+                    retired_sockets: 0,
+                    retired: false,
+                },
             }
-        };
-        config.listeners.iter().map(status).collect()
+        });
+        let removed = self.sockets.removed(config).into_iter();
+        let removed = removed.map(|(address, counts)| listener_status(address, counts, true));
+        configured.chain(removed).collect()
     }
 
     /// The active configuration's servers, and those of older ones that still hold tunnels.
@@ -285,6 +289,16 @@ impl Supervisor {
                 draining,
             })
             .collect()
+    }
+}
+
+fn listener_status(address: String, counts: Counts, retired: bool) -> ListenerStatus {
+    ListenerStatus {
+        address,
+        bound: counts.bound,
+        sockets: counts.in_use as u64,
+        retired_sockets: counts.retired as u64,
+        retired,
     }
 }
 
