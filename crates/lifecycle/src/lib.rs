@@ -10,6 +10,7 @@ mod event;
 mod machine;
 mod settings;
 mod slot;
+mod watchdog;
 mod worker;
 
 pub use closes::{Closes, Plan, Span};
@@ -17,6 +18,7 @@ pub use event::{Action, Event, Failure};
 pub use machine::{Lifecycle, Phase};
 pub use settings::Settings;
 pub use slot::Slot;
+pub use watchdog::Signs;
 pub use worker::{State, Worker};
 
 use std::time::Duration;

@@ -4,9 +4,15 @@
 //! the commit, the one irreversible step: it accepts, the old one drains. What fails
 //! before the commit ends the candidate alone; what fails after it is a slot's restart.
 
-use std::collections::BTreeMap;
+mod crashes;
+mod stuck;
+mod surplus;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::stuck::Replacement;
+use crate::watchdog::Watchdog;
 use crate::{Action, Event, Failure, Generation, Moment, Settings, Slot, State, Worker, WorkerId};
 
 /// What the gateway as a whole is doing.
@@ -43,6 +49,10 @@ pub struct Lifecycle {
     slots: Vec<Slot>,
     last_worker: WorkerId,
     finished: bool,
+    watchdog: Watchdog,
+    replacement: Option<Replacement>,
+    /// Old generations whose deadline was brought forward.
+    expired: BTreeSet<Generation>,
 }
 
 impl Lifecycle {
@@ -58,6 +68,9 @@ impl Lifecycle {
             slots: Vec::new(),
             last_worker: 0,
             finished: false,
+            watchdog: Watchdog::default(),
+            replacement: None,
+            expired: BTreeSet::new(),
         }
     }
 
@@ -86,6 +99,12 @@ impl Lifecycle {
             Event::Empty(worker) => self.empty(worker, &mut actions),
             Event::Exited(worker) => self.exited(now, worker, &mut actions),
             Event::Stop { accept_for, grace } => self.stop(now, accept_for, grace, &mut actions),
+            Event::Beat { timeout, signs } => self.beat(now, timeout, &signs, &mut actions),
+            Event::Expire {
+                generation,
+                deadline,
+            } => self.expire(generation, deadline, &mut actions),
+            Event::Retry => self.retry(now),
             Event::Tick => {}
         }
         self.tick(now, &mut actions);
@@ -116,7 +135,9 @@ impl Lifecycle {
             Phase::Announced { until, .. } => Some(until),
             _ => None,
         };
-        workers.chain(slots.flatten()).chain(phase).min()
+        let replacement = self.replacement_wakes_at();
+        let others = phase.into_iter().chain(replacement);
+        workers.chain(slots.flatten()).chain(others).min()
     }
 
     /// What the gateway as a whole is doing.
@@ -186,6 +207,7 @@ impl Lifecycle {
                 slot,
                 generation,
                 state,
+                started: now,
             },
         );
         actions.push(Action::Spawn {
@@ -197,32 +219,34 @@ impl Lifecycle {
     }
 
     fn ready(&mut self, now: Moment, id: WorkerId, actions: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some(worker) = self.workers.get(&id) else {
             return;
         };
         if !matches!(worker.state, State::Starting { .. }) {
             return;
         }
-        if self
-            .candidate
-            .as_ref()
-            .is_some_and(|group| group.generation == worker.generation)
-        {
-            worker.state = State::Ready;
-            let generation = worker.generation;
+        let (slot, generation) = (worker.slot, worker.generation);
+        if self.candidate() == Some(generation) {
+            self.enter(id, State::Ready);
             if self
                 .of(generation)
                 .all(|(_, worker)| worker.state == State::Ready)
             {
                 self.commit(now, actions);
             }
-        } else if self.slots[worker.slot].served_by.is_some() {
-            worker.state = State::Proving {
-                until: now + self.settings.proving_for,
-            };
+        } else if self.awaits_successor(slot) {
+            self.enter(id, State::Ready);
+        } else if self.slots[slot].served_by.is_some() {
+            let until = now + self.settings.proving_for;
+            self.enter(id, State::Proving { until });
         } else {
-            let slot = worker.slot;
             self.activate(now, id, slot, actions);
+        }
+    }
+
+    fn enter(&mut self, id: WorkerId, state: State) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.state = state;
         }
     }
 
@@ -283,9 +307,7 @@ impl Lifecycle {
     }
 
     fn activate(&mut self, now: Moment, id: WorkerId, slot: usize, actions: &mut Vec<Action>) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.state = State::Active { since: now };
-        }
+        self.enter(id, State::Active { since: now });
         self.slots[slot].serve(id);
         actions.push(Action::Accept { worker: id, slot });
     }
@@ -383,8 +405,10 @@ impl Lifecycle {
                 .values()
                 .any(|worker| worker.generation == generation)
         {
+            self.expired.remove(&generation);
             actions.push(Action::Gone(generation));
         }
+        self.retry_if_nobody_serves(now);
     }
 
     /// A worker of the active generation is gone: its slot gets another one.
@@ -399,11 +423,15 @@ impl Lifecycle {
         {
             slot.deaths = 0;
         }
-        slot.schedule_restart(now, settings.backoff_first, settings.backoff_most);
-        let after = slot.restart_at.unwrap_or(now).saturating_sub(now);
+        let young = now.saturating_sub(worker.started) < settings.crash_within;
+        slot.crashes = if young { slot.crashes + 1 } else { 0 };
+        slot.schedule_restart(now, settings);
+        self.retry_if_nobody_serves(now);
+        let slot = &self.slots[worker.slot];
         actions.push(Action::Restarting {
             slot: worker.slot,
-            after,
+            after: slot.restart_at.unwrap_or(now).saturating_sub(now),
+            crash_looping: slot.is_crash_looping(&self.settings),
         });
     }
 
@@ -474,6 +502,7 @@ impl Lifecycle {
             self.stop_accepting(now, grace, actions);
         }
         self.end_the_late(now, actions);
+        self.advance_replacement(now, actions);
         self.restart(now, actions);
         self.promote(now, actions);
         self.lend(now, actions);
@@ -522,13 +551,7 @@ impl Lifecycle {
             if vacant.is_none_or(|since| since + self.settings.vacant_for > now) {
                 continue;
             }
-            let least = self.pick(Worker::is_active).into_iter().min_by_key(|id| {
-                self.slots
-                    .iter()
-                    .filter(|slot| slot.served_by == Some(*id))
-                    .count()
-            });
-            if let Some(worker) = least {
+            if let Some(worker) = self.who_serves_fewest(None) {
                 self.slots[slot].serve(worker);
                 actions.push(Action::Accept { worker, slot });
             }
