@@ -209,6 +209,9 @@ pub struct VacantSlot {
     pub deaths: u64,
     /// Until the next start; `None` while one is starting.
     pub restart_in_seconds: Option<f64>,
+    /// Its workers crashed so often in a row that it is tried seldom while others serve.
+    #[serde(default)]
+    pub crash_looping: bool,
     /// The pid of the worker that serves its sockets meanwhile.
     pub served_by: Option<u32>,
 }
@@ -309,6 +312,9 @@ pub struct Totals {
     pub reloads_failed: u64,
     /// Workers that died and were replaced.
     pub worker_restarts: u64,
+    /// Workers that were stuck, and were ended by the watchdog.
+    #[serde(default)]
+    pub workers_stuck: u64,
     /// Log lines dropped because their reader was too slow (the supervisor's and the workers').
     pub log_lines_dropped: u64,
 }

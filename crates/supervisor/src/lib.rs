@@ -17,6 +17,7 @@ mod sockets;
 mod supervisor;
 mod totals;
 mod watch;
+mod watchdog;
 
 use std::io;
 use std::path::PathBuf;

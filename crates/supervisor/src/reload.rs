@@ -159,6 +159,7 @@ impl Supervisor {
             Err(errors) => return self.refuse_errors(waiters, &errors),
         };
         if let Some(generation) = self.unchanged(&loaded) {
+            self.apply(wsgate_lifecycle::Event::Retry);
             let unchanged = self.unchanged_outcome(generation);
             return self.finish(waiters, &unchanged);
         }

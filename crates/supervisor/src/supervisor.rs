@@ -28,6 +28,7 @@ use crate::servers::ServerStates;
 use crate::sockets::Sockets;
 use crate::totals::Figures;
 use crate::watch::{self, Watch};
+use crate::watchdog::Watchdog;
 use crate::{Error, Options, admin};
 
 /// Signals that are heard. Those without a meaning here are logged and change nothing.
@@ -60,6 +61,7 @@ pub(crate) struct Supervisor {
     pub(crate) states: ServerStates,
     pub(crate) reloads: Reloads,
     pub(crate) restarts: u64,
+    pub(crate) watchdog: Watchdog,
     /// Why workers ended, as they said themselves.
     pub(crate) last_words: HashMap<WorkerId, String>,
     /// What runs; `None` until the first commit.
@@ -146,6 +148,7 @@ impl Supervisor {
             states: ServerStates::default(),
             reloads: Reloads::default(),
             restarts: 0,
+            watchdog: Watchdog::default(),
             last_words: HashMap::new(),
             running: None,
             http: None,
@@ -322,7 +325,8 @@ impl Supervisor {
 
     fn wake_at(&self) -> Option<Instant> {
         let lifecycle = self.lifecycle.wake_at().map(|moment| self.started + moment);
-        [lifecycle, self.look_at].into_iter().flatten().min()
+        let times = [lifecycle, self.look_at, self.beat_at()];
+        times.into_iter().flatten().min()
     }
 
     fn timers(&mut self) {
@@ -330,6 +334,7 @@ impl Supervisor {
             self.look_at = None;
             self.look();
         }
+        self.beat_if_due();
         self.apply(wsgate_lifecycle::Event::Tick);
     }
 

@@ -66,6 +66,7 @@ pub(crate) fn config(servers: Vec<Server>) -> Config {
             grace: LONG,
             close_rate: 100,
             close_code: 1012,
+            generations: 0,
         },
         stop: Stop {
             accept_for: Duration::ZERO,

@@ -90,6 +90,11 @@ impl Page {
             totals.worker_restarts,
         );
         self.counter(
+            "workers_stuck",
+            "Workers that were stuck, and were ended by the watchdog",
+            totals.workers_stuck,
+        );
+        self.counter(
             "log_lines_dropped",
             "Log lines dropped because they were not read fast enough",
             totals.log_lines_dropped,
@@ -155,6 +160,12 @@ impl Page {
             "vacant_slots",
             "Slots without a worker of their own",
             status.vacant_slots.len() as i64,
+        );
+        let looping = status.vacant_slots.iter().filter(|slot| slot.crash_looping);
+        self.gauge(
+            "crash_looping_slots",
+            "Slots whose workers crash again and again",
+            looping.count() as i64,
         );
         let named = [
             ("starting", GenerationState::Starting),

@@ -167,6 +167,7 @@ impl Supervisor {
             .map(|(number, slot)| VacantSlot {
                 slot: number as u64,
                 deaths: u64::from(slot.deaths),
+                crash_looping: self.lifecycle.is_crash_looping(number),
                 restart_in_seconds: slot
                     .restart_at
                     .map(|at| at.saturating_sub(self.now()).as_secs_f64()),
@@ -260,6 +261,7 @@ impl Supervisor {
             reloads: self.reloads.done,
             reloads_failed: self.reloads.failed,
             worker_restarts: self.restarts,
+            workers_stuck: self.watchdog.stuck,
             log_lines_dropped: totals.log_lines_dropped + self.log.dropped(),
             ..totals
         }
