@@ -1,7 +1,7 @@
 //! Faults on demand, for the tests; debug builds only.
 //!
 //! `WSGATE_TEST_HOOKS` names a file. Each of its lines is `crash-at-start`,
-//! `never-ready` or `crash-at-ready`, with ` slot=N` for one slot alone. Those are looked
+//! `never-ready` or `crash-at-ready`, with ` slot=N` or ` pid=N` for one alone. Those are looked
 //! at when a worker starts; `loop`, `wait` and `busy=MILLISECONDS` at any time.
 
 use std::time::{Duration, Instant};
@@ -57,10 +57,13 @@ fn argument(fault: &str, slot: usize) -> Option<String> {
     }
     let file = std::env::var_os("WSGATE_TEST_HOOKS")?;
     let text = std::fs::read_to_string(file).unwrap_or_else(|_| String::new());
-    let mine = format!(" slot={slot}");
-    let mut rests = text.lines().filter_map(|line| line.strip_prefix(fault));
-    rests.find_map(|rest| match rest.strip_suffix(&mine) {
-        Some(rest) => Some(rest.to_owned()),
-        None => (!rest.contains(' ')).then(|| rest.to_owned()),
-    })
+    let mine = [
+        format!("slot={slot}"),
+        format!("pid={}", std::process::id()),
+    ];
+    let rests = text.lines().filter_map(|line| line.strip_prefix(fault));
+    let mut split = rests.map(|rest| rest.split_once(' ').unwrap_or((rest, "")));
+    let (rest, _) =
+        split.find(|(_, whose)| whose.is_empty() || mine.iter().any(|it| it == whose))?;
+    Some(rest.to_owned())
 }
