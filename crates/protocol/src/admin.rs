@@ -38,8 +38,32 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// By name.
     pub upstreams: Vec<UpstreamStatus>,
+    /// What the gateway can hold at once; `None` until a generation is active.
+    #[serde(default)]
+    pub limits: Option<LimitsStatus>,
     /// Over all generations, dead workers included.
     pub totals: Totals,
+}
+
+/// What the gateway can hold at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsStatus {
+    /// Tunnels over all workers of the active generation.
+    pub tunnels: u64,
+    /// What this follows from.
+    pub tunnels_by: TunnelsBy,
+    /// File descriptors that each worker may open (RLIMIT_NOFILE).
+    pub descriptors_per_worker: u64,
+}
+
+/// What limits the number of tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelsBy {
+    /// `limits.tunnels`.
+    Config,
+    /// The file descriptors of the workers: `limits.tunnels` is `auto`, or more than fits.
+    Descriptors,
 }
 
 /// What the gateway as a whole is doing.

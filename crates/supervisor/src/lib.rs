@@ -7,6 +7,7 @@
 
 mod actions;
 mod admin;
+mod descriptors;
 mod event;
 mod generation;
 mod link;

@@ -15,6 +15,7 @@ use wsgate_os::systemd;
 use wsgate_protocol::admin::{LastReload, ReloadOutcome, Reloaded, Unchanged};
 
 use crate::admin;
+use crate::descriptors;
 use crate::event::{Event, Read};
 use crate::generation::{Content, Record};
 use crate::sockets::Staged;
@@ -236,9 +237,10 @@ impl Supervisor {
         let Loaded {
             mut config,
             sources,
-            warnings,
+            mut warnings,
         } = loaded;
         self.check_fixed(&config)?;
+        self.check_descriptors(&config).map_err(Refused::Other)?;
         let staged = self.sockets.stage(&config)?;
         let http = self.stage_http(&config)?;
         self.numbers
@@ -247,6 +249,7 @@ impl Supervisor {
                 self.generations.values().map(|record| &*record.config),
             )
             .map_err(|full| Refused::Other(full.to_string()))?;
+        warnings.extend(descriptors::warning(&config, self.descriptors));
         for warning in &warnings {
             tracing::warn!("{warning}");
         }

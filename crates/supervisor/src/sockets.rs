@@ -109,6 +109,26 @@ impl Sockets {
         Ok(staged)
     }
 
+    /// How many descriptors there are once `config` is added to what is there.
+    pub(crate) fn count_with(&self, config: &Config) -> u64 {
+        let mut slots: BTreeMap<&ListenAddress, usize> = BTreeMap::new();
+        for (address, behind) in &self.listeners {
+            slots.insert(address, behind.all().count());
+        }
+        for listener in &config.listeners {
+            let wanted = match &listener.address {
+                ListenAddress::Tcp(_) => config.workers,
+                ListenAddress::Unix(_) => 1,
+            };
+            let there = slots.entry(&listener.address).or_default();
+            *there = wanted.max(*there);
+        }
+        // A Unix socket has one more, to find its file again.
+        let twice = |address: &&ListenAddress| matches!(address, ListenAddress::Unix(_));
+        let more = slots.keys().copied().filter(twice).count();
+        (slots.values().sum::<usize>() + more) as u64
+    }
+
     /// Whether a listener of ours has the same port by a wildcard address, or the other way
     /// round: the two may stand beside each other until the commit lets go of the old one.
     fn overlaps(&self, address: &ListenAddress) -> bool {

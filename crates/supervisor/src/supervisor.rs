@@ -61,6 +61,8 @@ pub(crate) struct Supervisor {
     pub(crate) states: ServerStates,
     pub(crate) reloads: Reloads,
     pub(crate) restarts: u64,
+    /// RLIMIT_NOFILE, of this process and of every worker.
+    pub(crate) descriptors: u64,
     pub(crate) watchdog: Watchdog,
     /// Why workers ended, as they said themselves.
     pub(crate) last_words: HashMap<WorkerId, String>,
@@ -91,10 +93,10 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         log::init(log_settings(&loaded.config)).map_err(Error::system("opening of the log"))?;
     let _lock = lock(&socket)?;
     let listener = admin::listen(&socket)?;
-    limits::raise_nofile().map_err(Error::system("raise of RLIMIT_NOFILE"))?;
+    let descriptors = limits::raise_nofile().map_err(Error::system("raise of RLIMIT_NOFILE"))?;
 
     let (events, mut incoming) = mpsc::unbounded_channel();
-    let mut supervisor = Supervisor::new(options.clone(), events.clone(), log)?;
+    let mut supervisor = Supervisor::new(options.clone(), events.clone(), log, descriptors)?;
     hear_signals(&events)?;
     tokio::spawn(admin::serve(listener, events));
     let outcome = match supervisor.start(loaded) {
@@ -129,7 +131,12 @@ fn hear_signals(events: &Events) -> Result<(), Error> {
 }
 
 impl Supervisor {
-    fn new(options: Options, events: Events, log: LogHandle) -> Result<Self, Error> {
+    fn new(
+        options: Options,
+        events: Events,
+        log: LogHandle,
+        descriptors: u64,
+    ) -> Result<Self, Error> {
         let (board, fd) = Board::create().map_err(Error::system("creation of the board"))?;
         Ok(Self {
             options,
@@ -148,6 +155,7 @@ impl Supervisor {
             states: ServerStates::default(),
             reloads: Reloads::default(),
             restarts: 0,
+            descriptors,
             watchdog: Watchdog::default(),
             last_words: HashMap::new(),
             running: None,

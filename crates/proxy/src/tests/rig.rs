@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use wsgate_config::{
     Admin, Balance, Config, Drain, HostPattern, Limits, Log, LogFormat, LogLevel, PathPattern,
-    Reload, Route, Server, ServerAddress, Stop, Upstream,
+    Reload, Route, Server, ServerAddress, Stop, Upstream, Watchdog,
 };
 
 use super::ledger::Books;
@@ -72,6 +72,7 @@ pub(crate) fn config(servers: Vec<Server>) -> Config {
             accept_for: Duration::ZERO,
             grace: LONG,
         },
+        watchdog: Watchdog { timeout: None },
         limits: Limits {
             tunnels: None,
             handshake_timeout: LONG,

@@ -11,6 +11,7 @@ use wsgate_protocol::admin::{
 };
 
 use super::{seconds_until, time_of_day, time_of_day_at};
+use crate::descriptors;
 use crate::generation::Content;
 use crate::link::Link;
 use crate::servers;
@@ -49,6 +50,7 @@ impl Supervisor {
             vacant_slots: self.vacant_slots(),
             listeners: config.map_or_else(Vec::new, |config| self.listener_statuses(config)),
             upstreams: config.map_or_else(Vec::new, |config| self.upstream_statuses(config)),
+            limits: config.map(|config| descriptors::status(config, self.descriptors)),
             totals: self.totals(),
         };
         Snapshot {
