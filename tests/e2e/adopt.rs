@@ -321,7 +321,7 @@ async fn workers_that_serve_on_are_named_and_can_be_ended() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_died_or_is_stuck_does_not_hold_up_the_others() {
     let echo = Echo::start().await;
-    let head = "workers = 3\n[reload]\nwatch = false\n";
+    let head = "workers = 3\n[reload]\nwatch = false\n[watchdog]\ntimeout = \"2s\"\n";
     let mut gateway = Gateway::start(&configs::with(head, &[&echo.address])).await;
     let held = tunnels(&gateway, 30).await;
     let workers = gateway.active_workers().await;

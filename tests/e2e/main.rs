@@ -26,6 +26,7 @@ mod routes;
 mod servers;
 mod timers;
 mod tunnels;
+mod watchdog;
 
 #[path = "../support/mod.rs"]
 mod support;

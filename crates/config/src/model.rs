@@ -27,6 +27,8 @@ pub struct Config {
     pub drain: Drain,
     /// `[stop]`
     pub stop: Stop,
+    /// `[watchdog]`
+    pub watchdog: Watchdog,
     /// `[limits]`
     pub limits: Limits,
     /// `[[listener]]`, in the order of the file; at least one.
@@ -104,6 +106,8 @@ pub struct Drain {
     /// A worker whose supervisor is gone drains at once, for so long; `None`: it serves on until
     /// another supervisor comes.
     pub orphan_grace: Option<Duration>,
+    /// Old generations that may hold tunnels at one time; 0 is no limit.
+    pub generations: usize,
 }
 
 /// `[stop]`
@@ -113,6 +117,13 @@ pub struct Stop {
     pub accept_for: Duration,
     /// How long tunnels may stay when wsgate stops.
     pub grace: Duration,
+}
+
+/// `[watchdog]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watchdog {
+    /// A worker that shows no sign of life for so long is replaced; at least a second. `None` is `off`.
+    pub timeout: Option<Duration>,
 }
 
 /// `[limits]`

@@ -54,8 +54,7 @@ impl Closes {
     ) -> Plan {
         self.release(owner);
         self.reserved.retain(|(_, span)| span.to > now);
-        let needed = Duration::try_from_secs_f64(tunnels as f64 / f64::from(rate.max(1)));
-        let needed = needed.unwrap_or(Duration::MAX);
+        let needed = time_for(tunnels, rate);
         match self.latest_free(now, deadline, needed) {
             Some(spans) => {
                 self.reserved
@@ -81,6 +80,23 @@ impl Closes {
                 too_short: true,
             },
         }
+    }
+
+    /// The earliest deadline by which `owner` can close `tunnels` at `rate` a second in time
+    /// that nobody else has reserved.
+    #[must_use]
+    pub fn soonest(&self, owner: u64, now: Moment, tunnels: u64, rate: u32) -> Moment {
+        let mut missing = time_for(tunnels, rate);
+        let mut from = now;
+        for (_, taken) in self.reserved.iter().filter(|(by, _)| *by != owner) {
+            let free = taken.from.saturating_sub(from);
+            if missing <= free {
+                break;
+            }
+            missing -= free;
+            from = from.max(taken.to);
+        }
+        from.saturating_add(missing)
     }
 
     /// Gives up what `owner` had reserved.
@@ -114,6 +130,11 @@ impl Closes {
         spans.reverse();
         missing.is_zero().then_some(spans)
     }
+}
+
+fn time_for(tunnels: u64, rate: u32) -> Duration {
+    let seconds = tunnels as f64 / f64::from(rate.max(1));
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 impl Plan {
@@ -233,6 +254,18 @@ mod tests {
     }
 
     #[test]
+    fn the_soonest_deadline_is_behind_what_others_have_reserved() {
+        let mut closes = Closes::default();
+        assert_eq!(closes.soonest(1, secs(1.0), 200, 100), secs(3.0));
+        closes.reserve(1, secs(0.0), secs(5.0), 100, 100);
+        closes.reserve(2, secs(0.0), secs(3.0), 100, 100);
+        assert_eq!(closes.soonest(3, secs(0.0), 300, 100), secs(4.0));
+        assert_eq!(closes.soonest(3, secs(0.0), 400, 100), secs(6.0));
+        assert_eq!(closes.soonest(2, secs(0.0), 300, 100), secs(3.0));
+        assert_eq!(closes.soonest(3, secs(2.5), 100, 100), secs(4.0));
+    }
+
+    #[test]
     fn nothing_to_close_leaves_the_deadline_for_latecomers() {
         let plan = Closes::default().reserve(1, secs(0.0), secs(5.0), 0, 100);
         assert_eq!(
@@ -306,6 +339,23 @@ mod tests {
                     kept.push(*span);
                 }
             }
+        }
+
+        #[test]
+        fn the_soonest_deadline_is_never_too_short_and_none_is_sooner(
+            drains in proptest::collection::vec((0u64..3000, 1u64..60_000, 0u64..2_000), 0..12),
+            tunnels in 1u64..3_000,
+        ) {
+            let mut closes = Closes::default();
+            let mut now = Duration::ZERO;
+            for (owner, (tunnels, grace, pause)) in drains.into_iter().enumerate() {
+                now += Duration::from_millis(pause);
+                closes.reserve(owner as u64, now, now + Duration::from_millis(grace), tunnels, 100);
+            }
+            let soonest = closes.soonest(99, now, tunnels, 100);
+            let sooner = soonest.saturating_sub(Duration::from_millis(1));
+            prop_assert!(closes.reserve(99, now, sooner, tunnels, 100).too_short);
+            prop_assert!(!closes.reserve(99, now, soonest, tunnels, 100).too_short);
         }
 
         #[test]

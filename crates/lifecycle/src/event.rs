@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Generation, Moment, WorkerId};
+use crate::{Generation, Moment, Signs, WorkerId};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,23 @@ pub enum Event {
         /// Tunnels may stay for so long after that.
         grace: Duration,
     },
+    /// The supervisor has looked at its workers. This comes several times within `timeout`; if
+    /// it comes late, the supervisor itself stood still, and nobody is blamed.
+    Beat {
+        /// A worker that shows no sign of life for so long is stuck.
+        timeout: Duration,
+        /// What was seen of each.
+        signs: Vec<(WorkerId, Signs)>,
+    },
+    /// What an old generation holds may stay until then and no longer.
+    Expire {
+        /// The generation; one of [`crate::Lifecycle::surplus`].
+        generation: Generation,
+        /// Its new deadline, if it was later.
+        deadline: Moment,
+    },
+    /// The operator wants slots whose workers crash to be tried again at once.
+    Retry,
     /// Nothing but time has passed.
     Tick,
 }
@@ -104,12 +121,22 @@ pub enum Action {
         /// Why, for the log.
         why: &'static str,
     },
+    /// End a worker that is stuck so that it leaves a core: others accept from its sockets by now.
+    /// [`Action::Kill`] follows if it does not end.
+    Abort {
+        /// The worker.
+        worker: WorkerId,
+        /// For how long nothing of it has moved.
+        silent: Duration,
+    },
     /// A slot's worker died; the next one starts later.
     Restarting {
         /// The slot.
         slot: usize,
         /// Until then.
         after: Duration,
+        /// Its workers have crashed so often in a row that it is not tried eagerly any more.
+        crash_looping: bool,
     },
     /// The candidate is given up. The active generation, if any, goes on.
     Failed {

@@ -11,6 +11,7 @@ mod machine;
 mod retired;
 mod settings;
 mod slot;
+mod watchdog;
 mod worker;
 
 pub use closes::{Closes, Plan, Span};
@@ -19,6 +20,7 @@ pub use machine::{Lifecycle, Phase};
 pub use retired::Retired;
 pub use settings::Settings;
 pub use slot::Slot;
+pub use watchdog::Signs;
 pub use worker::{Found, State, Worker};
 
 use std::time::Duration;

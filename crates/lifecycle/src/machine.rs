@@ -4,9 +4,15 @@
 //! the commit, the one irreversible step: it accepts, the old one drains. What fails
 //! before the commit ends the candidate alone; what fails after it is a slot's restart.
 
-use std::collections::BTreeMap;
+mod crashes;
+mod stuck;
+mod surplus;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::stuck::Replacement;
+use crate::watchdog::Watchdog;
 use crate::{
     Action, Event, Failure, Found, Generation, Moment, Retired, Settings, Slot, State, Worker,
     WorkerId,
@@ -48,6 +54,10 @@ pub struct Lifecycle {
     pub(crate) retired: Vec<Retired>,
     last_worker: WorkerId,
     finished: bool,
+    watchdog: Watchdog,
+    replacement: Option<Replacement>,
+    /// Old generations whose deadline was brought forward.
+    expired: BTreeSet<Generation>,
 }
 
 impl Lifecycle {
@@ -64,6 +74,9 @@ impl Lifecycle {
             retired: Vec::new(),
             last_worker: 0,
             finished: false,
+            watchdog: Watchdog::default(),
+            replacement: None,
+            expired: BTreeSet::new(),
         }
     }
 
@@ -107,6 +120,7 @@ impl Lifecycle {
             Worker {
                 slot: found.slot,
                 generation: found.generation,
+                started: now,
                 state,
             },
         );
@@ -118,7 +132,6 @@ impl Lifecycle {
         let Some(group) = &self.active else { return };
         let (generation, wanted) = (group.generation, group.slots);
         self.slots.resize_with(wanted, Slot::default);
-        let (first, most) = (self.settings.backoff_first, self.settings.backoff_most);
         for (number, slot) in self.slots.iter_mut().enumerate() {
             let accepting = || {
                 let accepting = found.iter().zip(names);
@@ -134,7 +147,7 @@ impl Lifecycle {
             }
             match own {
                 Some((_, name)) => slot.own = Some(*name),
-                None => slot.schedule_restart(now, first, most),
+                None => slot.schedule_restart(now, &self.settings),
             }
         }
     }
@@ -166,6 +179,12 @@ impl Lifecycle {
             Event::Released(worker) => self.released(worker),
             Event::LetGo { worker, retired } => self.let_go(worker, retired, &mut actions),
             Event::Stop { accept_for, grace } => self.stop(now, accept_for, grace, &mut actions),
+            Event::Beat { timeout, signs } => self.beat(now, timeout, &signs, &mut actions),
+            Event::Expire {
+                generation,
+                deadline,
+            } => self.expire(generation, deadline, &mut actions),
+            Event::Retry => self.retry(now),
             Event::Tick => {}
         }
         self.tick(now, &mut actions);
@@ -196,11 +215,9 @@ impl Lifecycle {
             Phase::Announced { until, .. } => Some(until),
             _ => None,
         };
-        workers
-            .chain(slots.flatten())
-            .chain(phase)
-            .chain(self.retired_until())
-            .min()
+        let others = phase.into_iter().chain(self.replacement_wakes_at());
+        let others = others.chain(self.retired_until());
+        workers.chain(slots.flatten()).chain(others).min()
     }
 
     /// What the gateway as a whole is doing.
@@ -276,6 +293,7 @@ impl Lifecycle {
                 slot,
                 generation,
                 state,
+                started: now,
             },
         );
         actions.push(Action::Spawn {
@@ -287,32 +305,34 @@ impl Lifecycle {
     }
 
     fn ready(&mut self, now: Moment, id: WorkerId, actions: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some(worker) = self.workers.get(&id) else {
             return;
         };
         if !matches!(worker.state, State::Starting { .. }) {
             return;
         }
-        if self
-            .candidate
-            .as_ref()
-            .is_some_and(|group| group.generation == worker.generation)
-        {
-            worker.state = State::Ready;
-            let generation = worker.generation;
+        let (slot, generation) = (worker.slot, worker.generation);
+        if self.candidate() == Some(generation) {
+            self.enter(id, State::Ready);
             if self
                 .of(generation)
                 .all(|(_, worker)| worker.state == State::Ready)
             {
                 self.commit(now, actions);
             }
-        } else if self.slots[worker.slot].served_by.is_some() {
-            worker.state = State::Proving {
-                until: now + self.settings.proving_for,
-            };
+        } else if self.awaits_successor(slot) {
+            self.enter(id, State::Ready);
+        } else if self.slots[slot].served_by.is_some() {
+            let until = now + self.settings.proving_for;
+            self.enter(id, State::Proving { until });
         } else {
-            let slot = worker.slot;
             self.activate(now, id, slot, actions);
+        }
+    }
+
+    fn enter(&mut self, id: WorkerId, state: State) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.state = state;
         }
     }
 
@@ -369,9 +389,7 @@ impl Lifecycle {
     }
 
     fn activate(&mut self, now: Moment, id: WorkerId, slot: usize, actions: &mut Vec<Action>) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.state = State::Active { since: now };
-        }
+        self.enter(id, State::Active { since: now });
         self.slots[slot].serve(id);
         actions.push(Action::Accept { worker: id, slot });
     }
@@ -482,8 +500,10 @@ impl Lifecycle {
                 .values()
                 .any(|worker| worker.generation == generation)
         {
+            self.expired.remove(&generation);
             actions.push(Action::Gone(generation));
         }
+        self.retry_if_nobody_serves(now);
     }
 
     /// A worker of the active generation is gone: its slot gets another one.
@@ -498,11 +518,15 @@ impl Lifecycle {
         {
             slot.deaths = 0;
         }
-        slot.schedule_restart(now, settings.backoff_first, settings.backoff_most);
-        let after = slot.restart_at.unwrap_or(now).saturating_sub(now);
+        let young = now.saturating_sub(worker.started) < settings.crash_within;
+        slot.crashes = if young { slot.crashes + 1 } else { 0 };
+        slot.schedule_restart(now, settings);
+        self.retry_if_nobody_serves(now);
+        let slot = &self.slots[worker.slot];
         actions.push(Action::Restarting {
             slot: worker.slot,
-            after,
+            after: slot.restart_at.unwrap_or(now).saturating_sub(now),
+            crash_looping: slot.is_crash_looping(&self.settings),
         });
     }
 
@@ -575,6 +599,7 @@ impl Lifecycle {
             self.stop_accepting(now, grace, actions);
         }
         self.end_the_late(now, actions);
+        self.advance_replacement(now, actions);
         self.restart(now, actions);
         self.promote(now, actions);
         self.lend(now, actions);
@@ -624,19 +649,11 @@ impl Lifecycle {
             if vacant.is_none_or(|since| since + self.settings.vacant_for > now) {
                 continue;
             }
-            if let Some(worker) = self.least_busy() {
+            if let Some(worker) = self.who_serves_fewest(None) {
                 self.slots[slot].serve(worker);
                 actions.push(Action::Accept { worker, slot });
             }
         }
-    }
-
-    /// The active worker that serves fewest slots.
-    pub(crate) fn least_busy(&self) -> Option<WorkerId> {
-        self.pick(Worker::is_active).into_iter().min_by_key(|id| {
-            let of_it = |slot: &&Slot| slot.served_by == Some(*id);
-            self.slots.iter().filter(of_it).count()
-        })
     }
 
     fn finish(&mut self, actions: &mut Vec<Action>) {

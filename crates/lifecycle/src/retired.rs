@@ -21,6 +21,8 @@
 //!   they would get connections that nobody accepts. Their time does not end before it has released them or
 //!   is gone. So when the supervisor closes a socket it is the last to hold it, and knows
 //!   the order of the kernel's group at every moment.
+//! - *A worker that serves a lot is stuck*: another one goes on with it before it is ended, and no lot's time ends before
+//!   it is gone.
 //! - *Several lots*: the oldest goes first. Slots beyond a number are a superset of those beyond a higher
 //!   one, so the slots of an older lot are above those of a younger one, and closing goes from the
 //!   last slot down.
@@ -82,6 +84,20 @@ impl Lifecycle {
         }
     }
 
+    /// Lets others go on with the lots of a worker that is about to be ended.
+    pub(crate) fn hand_retired_over(
+        &mut self,
+        from: WorkerId,
+        to: impl Fn(&Self) -> Option<WorkerId>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.leave_retired(from);
+        while let Some(position) = self.retired.iter().position(|lot| lot.served_by.is_none()) {
+            let Some(worker) = to(self) else { break };
+            self.retired[position].serve(worker, actions);
+        }
+    }
+
     /// A worker has let a lot go: it is closed, unless somebody may want it.
     pub(crate) fn let_go(
         &mut self,
@@ -109,7 +125,7 @@ impl Lifecycle {
     /// Finds a worker for each lot that has none, and ends the time of the oldest.
     pub(crate) fn tend_retired(&mut self, now: Moment, actions: &mut Vec<Action>) {
         while let Some(position) = self.retired.iter().position(|lot| lot.served_by.is_none()) {
-            let Some(worker) = self.least_busy() else {
+            let Some(worker) = self.who_serves_fewest(None) else {
                 break;
             };
             self.retired[position].serve(worker, actions);
@@ -138,9 +154,11 @@ impl Lifecycle {
     /// Whether every other worker has closed its listening sockets, or is gone.
     fn only_the_active_hold_sockets(&self) -> bool {
         let active = self.active();
-        self.workers().values().all(|worker| {
-            Some(worker.generation) == active
-                || matches!(worker.state, State::Draining { released: true, .. })
+        self.workers().values().all(|worker| match worker.state {
+            State::Draining { released, .. } => released,
+            // It may be stuck, and be long in going.
+            State::Killed => false,
+            _ => Some(worker.generation) == active,
         })
     }
 }

@@ -22,6 +22,14 @@ pub struct Settings {
     pub retired_for: Duration,
     /// What a draining worker gets beyond its deadline, for polite closes, until it is killed.
     pub overtime: Duration,
+    /// A worker that dies so soon after its start has crashed.
+    pub crash_within: Duration,
+    /// After so many crashes in a row a slot waits for [`Settings::crash_pause`] between two starts.
+    pub crashes: u32,
+    /// How long it waits then, as long as others serve.
+    pub crash_pause: Duration,
+    /// A worker that was told to abort is killed after this: a core dump takes its time.
+    pub abort_within: Duration,
 }
 
 impl Default for Settings {
@@ -35,6 +43,10 @@ impl Default for Settings {
             settled_after: Duration::from_secs(10),
             retired_for: Duration::from_secs(4),
             overtime: Duration::from_secs(5),
+            crash_within: Duration::from_secs(60),
+            crashes: 5,
+            crash_pause: Duration::from_secs(60),
+            abort_within: Duration::from_secs(2),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Moment, WorkerId};
+use crate::{Moment, Settings, WorkerId};
 
 /// A slot's state. Its sockets are the supervisor's; only who accepts from them changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Slot {
     pub troubled_since: Option<Moment>,
     /// How often in a row its worker died.
     pub deaths: u32,
+    /// How often in a row its worker died young: within [`Settings::crash_within`] of its start.
+    pub crashes: u32,
     /// When its next worker is started.
     pub restart_at: Option<Moment>,
 }
@@ -39,10 +41,28 @@ impl Slot {
     }
 
     /// Its own worker died: the next one starts after a time that doubles with each death.
-    pub(crate) fn schedule_restart(&mut self, now: Moment, first: Duration, most: Duration) {
-        let factor = 2u32.saturating_pow(self.deaths.min(20));
+    /// It is long at once where workers crash all the time: others serve meanwhile.
+    pub(crate) fn schedule_restart(&mut self, now: Moment, settings: &Settings) {
         self.deaths = self.deaths.saturating_add(1);
         self.own = None;
-        self.restart_at = Some(now + first.saturating_mul(factor).min(most));
+        let pause = if self.is_crash_looping(settings) {
+            settings.crash_pause
+        } else {
+            self.pause(settings)
+        };
+        self.restart_at = Some(now + pause);
+    }
+
+    /// The pause after as many deaths as there were.
+    pub(crate) fn pause(&self, settings: &Settings) -> Duration {
+        let factor = 2u32.saturating_pow(self.deaths.saturating_sub(1).min(20));
+        let pause = settings.backoff_first.saturating_mul(factor);
+        pause.min(settings.backoff_most)
+    }
+
+    /// Whether its workers have died young so often in a row that it is hardly by chance.
+    #[must_use]
+    pub fn is_crash_looping(&self, settings: &Settings) -> bool {
+        self.crashes >= settings.crashes
     }
 }

@@ -11,6 +11,8 @@ pub struct Worker {
     pub generation: Generation,
     /// Where it is in its life.
     pub state: State,
+    /// When it was started.
+    pub started: Moment,
 }
 
 /// Where a worker is in its life.
@@ -71,6 +73,14 @@ impl Worker {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         matches!(self.state, State::Draining { .. })
+    }
+
+    /// Whether it should answer: it has said `ready` and has not been killed, and others do not
+    /// wait for it before they accept.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        let proving = matches!(self.state, State::Proving { .. });
+        proving || self.is_active() || self.is_draining()
     }
 
     /// Its deadline, if it drains.

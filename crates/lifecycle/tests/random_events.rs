@@ -1,23 +1,46 @@
 //! Random orders of events, against a world that carries the actions out and keeps
 //! book of what must always hold.
 
+#[path = "random_events/watch.rs"]
+mod watch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use wsgate_lifecycle::{Action, Event, Lifecycle, Moment, Phase, Settings, WorkerId};
 
+/// The watchdog's.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
 /// Something that happens to the gateway; numbers pick among what exists at that moment.
 #[derive(Clone, Debug)]
 enum Happening {
-    Reload { slots: usize, grace_ms: u64 },
+    Reload {
+        slots: usize,
+        grace_ms: u64,
+    },
     Ready(usize),
     Crash(usize),
     LastTunnelEnds(usize),
     Releases(usize),
     LetsGo,
-    Stop { accept_for_ms: u64, grace_ms: u64 },
-    TimePasses { ms: u64 },
+    Stop {
+        accept_for_ms: u64,
+        grace_ms: u64,
+    },
+    TimePasses {
+        ms: u64,
+    },
+    Freeze(usize),
+    Thaw(usize),
+    /// Several looks of the watchdog in a row, as far apart as this.
+    Beats {
+        n: usize,
+        ms: u64,
+    },
+    Expire(usize),
+    Retry,
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -31,6 +54,11 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0u64..2_000, 0u64..5_000)
             .prop_map(|(accept_for_ms, grace_ms)| Happening::Stop { accept_for_ms, grace_ms }),
         6 => (0u64..3_000).prop_map(|ms| Happening::TimePasses { ms }),
+        3 => any::<usize>().prop_map(Happening::Freeze),
+        1 => any::<usize>().prop_map(Happening::Thaw),
+        8 => (1usize..12, 100u64..2_500).prop_map(|(n, ms)| Happening::Beats { n, ms }),
+        1 => (0usize..3).prop_map(Happening::Expire),
+        1 => Just(Happening::Retry),
     ]
 }
 
@@ -46,10 +74,20 @@ struct Process {
     deadline: Option<Moment>,
     dismissed: bool,
     killed: bool,
+    /// It does nothing any more, until it is thawed.
+    frozen: bool,
+    /// When it was told to abort.
+    aborted: Option<Moment>,
+    answers: u64,
+    /// When the supervisor last saw it move, or began to look.
+    moved: Option<Moment>,
 }
 
 #[derive(Default)]
 struct World {
+    last_beat: Option<Moment>,
+    /// The slot whose stuck worker was ended last, until it has another one.
+    replacing: Option<usize>,
     now: Moment,
     processes: BTreeMap<WorkerId, Process>,
     committed: Vec<u64>,
@@ -113,6 +151,7 @@ impl World {
                 );
                 self.committed.push(generation);
                 self.commit_sockets(generation);
+                self.replacing = None;
             }
             Action::Serve { worker, retired } => self.serve(worker, retired),
             Action::LetGo { worker, retired } => self.let_go(worker, retired),
@@ -129,9 +168,14 @@ impl World {
                     "only the active generation accepts anew"
                 );
                 assert!(process.said_ready && !process.killed && process.deadline.is_none());
+                assert!(process.aborted.is_none());
                 process.accepts.insert(slot);
+                if process.slot == slot && self.replacing == Some(slot) {
+                    self.replacing = None;
+                }
                 self.slots_ever = self.slots_ever.max(slot + 1);
             }
+            Action::Abort { worker, silent } => self.abort(worker, silent),
             Action::TakeBack { worker, slot } => {
                 let served = self
                     .processes
@@ -168,6 +212,11 @@ impl World {
                     "a worker that accepts is never killed: {process:?}"
                 );
                 assert!(!process.killed);
+                let patience = Settings::default().abort_within;
+                assert!(
+                    process.aborted.is_none_or(|at| at + patience <= self.now),
+                    "a core dump gets its time"
+                );
                 process.killed = true;
             }
             Action::Failed { generation, .. } => {
@@ -196,8 +245,18 @@ impl World {
                     .any(|process| !process.accepts.is_empty());
                 assert!(!accepting, "somebody accepts still");
                 self.sockets.clear();
+                // No slot gets another worker.
+                self.replacing = None;
             }
-            Action::Restarting { .. } => {}
+            Action::Restarting {
+                slot,
+                crash_looping,
+                ..
+            } => {
+                if crash_looping && self.replacing == Some(slot) {
+                    self.replacing = None;
+                }
+            }
         }
     }
 
@@ -279,7 +338,8 @@ impl World {
                 }
             }
             Happening::Ready(n) => {
-                let worker = self.pick(n, |process| !process.said_ready && !process.killed)?;
+                let able = |process: &Process| !process.said_ready && !process.killed;
+                let worker = self.pick(n, |process| able(process) && !process.frozen)?;
                 self.processes.get_mut(&worker)?.said_ready = true;
                 Event::Ready(worker)
             }
@@ -300,15 +360,35 @@ impl World {
                 Event::LetGo { worker, retired }
             }
             Happening::LastTunnelEnds(n) => {
-                Event::Empty(self.pick(n, |process| process.deadline.is_some())?)
+                let able = |process: &Process| process.deadline.is_some() && !process.frozen;
+                Event::Empty(self.pick(n, able)?)
             }
             Happening::Stop {
                 accept_for_ms,
                 grace_ms,
-            } => Event::Stop {
-                accept_for: Duration::from_millis(accept_for_ms),
-                grace: Duration::from_millis(grace_ms),
+            } => {
+                self.replacing = None;
+                Event::Stop {
+                    accept_for: Duration::from_millis(accept_for_ms),
+                    grace: Duration::from_millis(grace_ms),
+                }
+            }
+            Happening::Freeze(n) => {
+                let worker = self.pick(n, |process| !process.frozen)?;
+                self.processes.get_mut(&worker)?.frozen = true;
+                return None;
+            }
+            Happening::Thaw(n) => {
+                let worker = self.pick(n, |process| process.frozen)?;
+                self.processes.get_mut(&worker)?.frozen = false;
+                return None;
+            }
+            Happening::Expire(back) => Event::Expire {
+                generation: *self.committed.iter().rev().nth(back)?,
+                deadline: self.now + Duration::from_millis(500),
             },
+            Happening::Retry => Event::Retry,
+            Happening::Beats { .. } => return None,
             Happening::TimePasses { ms } => {
                 self.now += Duration::from_millis(ms);
                 Event::Tick
@@ -323,7 +403,13 @@ impl World {
 
     /// What was told to go goes: killed processes die, dismissed ones exit.
     fn reap(&mut self, lifecycle: &mut Lifecycle) {
-        while let Some(worker) = self.pick(0, |process| process.killed || process.dismissed) {
+        // One that is stopped takes no SIGABRT before its SIGCONT, which is sent with it; one that
+        // loops with the signal blocked, or dumps its core for long, does not end by itself.
+        let goes = |process: &Process| {
+            let obeys = process.dismissed || process.aborted.is_some();
+            process.killed || (obeys && !process.frozen)
+        };
+        while let Some(worker) = self.pick(0, goes) {
             self.lose(worker);
             let actions = lifecycle.apply(self.now, Event::Exited(worker));
             self.carry_out(actions);
@@ -349,7 +435,7 @@ impl World {
                 .deadline
                 .is_some_and(|deadline| deadline + settings.overtime <= self.now);
             assert!(
-                !over || process.killed || process.dismissed,
+                !over || process.killed || process.dismissed || process.aborted.is_some(),
                 "a drain outlived its deadline: {process:?}"
             );
         }
@@ -363,6 +449,15 @@ impl World {
         }
         self.check_vacancies(lifecycle, settings);
         self.check_retired(lifecycle);
+        for process in self.processes.values() {
+            let over = process
+                .aborted
+                .is_some_and(|at| at + settings.abort_within <= self.now);
+            assert!(
+                !over || process.killed,
+                "one that is stuck outlives its end: {process:?}"
+            );
+        }
         if let Some(at) = lifecycle.wake_at() {
             assert!(at > self.now, "a timer that has come was not acted upon");
         }
@@ -423,6 +518,10 @@ proptest! {
         let mut lifecycle = Lifecycle::new(settings.clone());
         let mut world = World::default();
         for happening in happenings {
+            if let Happening::Beats { n, ms } = happening {
+                world.beats(&mut lifecycle, &settings, n, ms);
+                continue;
+            }
             let Some(event) = world.event(happening) else { continue };
             let before: Vec<_> = world.processes.values().filter(|process| !process.accepts.is_empty()).map(|process| process.slot).collect();
             let failed = world.failed.len();
@@ -448,6 +547,10 @@ proptest! {
         let mut lifecycle = Lifecycle::new(settings.clone());
         let mut world = World::default();
         for happening in happenings {
+            if let Happening::Beats { n, ms } = happening {
+                world.beats(&mut lifecycle, &settings, n, ms);
+                continue;
+            }
             let Some(event) = world.event(happening) else { continue };
             let actions = lifecycle.apply(world.now, event);
             world.carry_out(actions);
@@ -462,6 +565,8 @@ proptest! {
             world.carry_out(actions);
             world.reap(&mut lifecycle);
         }
+        // What was dismissed and does not go is stuck.
+        world.beats(&mut lifecycle, &settings, 400, 500);
         prop_assert!(world.finished, "left over: {:?}", world.processes);
     }
 }
@@ -524,14 +629,31 @@ fn ready_gateway(slots: usize) -> (Lifecycle, World) {
 
 #[test]
 fn restarts_in_a_slot_come_after_100_ms_that_double_up_to_10_s() {
-    let (mut lifecycle, mut world) = ready_gateway(2);
+    assert_eq!(
+        pauses_of_slot_0(1),
+        [100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000],
+        "nobody else serves"
+    );
+}
+
+#[test]
+fn after_five_crashes_in_a_row_a_slot_that_others_serve_waits_for_a_minute() {
+    assert_eq!(
+        pauses_of_slot_0(2),
+        [100, 200, 400, 800, 60_000, 60_000, 60_000, 60_000, 60_000]
+    );
+}
+
+/// How long the slot waits after each of nine deaths.
+fn pauses_of_slot_0(slots: usize) -> Vec<u128> {
+    let (mut lifecycle, mut world) = ready_gateway(slots);
     let mut pauses = Vec::new();
     for _ in 0..9 {
         let dying = lifecycle.slots()[0].own.expect("a worker in slot 0");
         world.processes.remove(&dying);
         let actions = lifecycle.apply(world.now, Event::Exited(dying));
         pauses.extend(actions.iter().find_map(|action| match action {
-            Action::Restarting { slot: 0, after } => Some(after.as_millis()),
+            Action::Restarting { slot: 0, after, .. } => Some(after.as_millis()),
             _ => None,
         }));
         world.carry_out(actions);
@@ -539,10 +661,7 @@ fn restarts_in_a_slot_come_after_100_ms_that_double_up_to_10_s() {
         let actions = lifecycle.apply(world.now, Event::Tick);
         world.carry_out(actions);
     }
-    assert_eq!(
-        pauses,
-        [100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]
-    );
+    pauses
 }
 
 #[test]

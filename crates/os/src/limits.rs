@@ -18,9 +18,71 @@ pub fn raise_nofile() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// Descriptors that a worker needs beside those of its tunnels and of listening sockets: the
+/// board, log files, pooled connections, a listing's pipe.
+const BESIDE: u64 = 256;
+
+/// Of so many connections with a tunnel one more is kept, for a client that has to be told that the gateway is full.
+const TUNNELS_FOR_A_REFUSAL: u64 = 15;
+
+/// What the descriptors of one worker are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Tunnels, each with a descriptor for its client and one for its server; at least 1.
+    pub tunnels: u64,
+    /// Connections beyond them that get an answer; at least 1.
+    pub refusals: u64,
+}
+
+impl Budget {
+    /// Of a worker that may open so many descriptors, and may come to hold so many listening
+    /// sockets: those of every slot, if it is the only one left.
+    #[must_use]
+    pub fn new(descriptors: u64, sockets: u64) -> Self {
+        let pairs = descriptors.saturating_sub(BESIDE.saturating_add(sockets)) / 2;
+        let refusals = (pairs / (TUNNELS_FOR_A_REFUSAL + 1)).max(1);
+        Self {
+            tunnels: pairs.saturating_sub(refusals).max(1),
+            refusals,
+        }
+    }
+
+    /// The descriptors that a worker needs for so many tunnels.
+    #[must_use]
+    pub fn descriptors_for(tunnels: u64, sockets: u64) -> u64 {
+        let refusals = tunnels / TUNNELS_FOR_A_REFUSAL + 1;
+        let pairs = tunnels.saturating_add(refusals);
+        pairs.saturating_mul(2).saturating_add(BESIDE + sockets)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_descriptors_a_tunnel_and_some_beside_are_budgeted() {
+        let budget = Budget::new(20_000, 4);
+        assert_eq!((budget.tunnels, budget.refusals), (9_254, 616));
+        let least = Budget {
+            tunnels: 1,
+            refusals: 1,
+        };
+        assert_eq!(Budget::new(64, 4), least);
+        assert_eq!(Budget::new(0, u64::MAX), least);
+    }
+
+    #[test]
+    fn the_descriptors_for_so_many_tunnels_hold_them() {
+        for tunnels in (1..5_000).chain([100_000, 10_000_000]) {
+            let descriptors = Budget::descriptors_for(tunnels, 7);
+            assert!(Budget::new(descriptors, 7).tunnels >= tunnels);
+            assert!(
+                Budget::new(descriptors - 6, 7).tunnels <= tunnels,
+                "{tunnels}"
+            );
+        }
+    }
     use crate::testing::{helper, passes};
 
     #[test]

@@ -22,7 +22,7 @@ use tokio::io::unix::AsyncFd;
 use crate::{context, signals};
 
 pub use nix::sys::signal::Signal;
-pub use usage::{Usage, usage};
+pub use usage::{CpuTime, Usage, cpu_time, usage};
 
 /// The running image, even when the file that it was started from has been replaced.
 const SELF: &str = "/proc/self/exe";

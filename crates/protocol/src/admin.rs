@@ -38,8 +38,32 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// By name.
     pub upstreams: Vec<UpstreamStatus>,
+    /// What the gateway can hold at once; `None` until a generation is active.
+    #[serde(default)]
+    pub limits: Option<LimitsStatus>,
     /// Over all generations, dead workers included.
     pub totals: Totals,
+}
+
+/// What the gateway can hold at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsStatus {
+    /// Tunnels over all workers of the active generation.
+    pub tunnels: u64,
+    /// What this follows from.
+    pub tunnels_by: TunnelsBy,
+    /// File descriptors that each worker may open (RLIMIT_NOFILE).
+    pub descriptors_per_worker: u64,
+}
+
+/// What limits the number of tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelsBy {
+    /// `limits.tunnels`.
+    Config,
+    /// The file descriptors of the workers: `limits.tunnels` is `auto`, or more than fits.
+    Descriptors,
 }
 
 /// What the gateway as a whole is doing.
@@ -216,6 +240,9 @@ pub struct VacantSlot {
     pub deaths: u64,
     /// Until the next start; `None` while one is starting.
     pub restart_in_seconds: Option<f64>,
+    /// Its workers crashed so often in a row that it is tried seldom while others serve.
+    #[serde(default)]
+    pub crash_looping: bool,
     /// The pid of the worker that serves its sockets meanwhile.
     pub served_by: Option<u32>,
 }
@@ -328,6 +355,9 @@ pub struct Totals {
     /// Times that the state could not be written down for the next supervisor.
     #[serde(default)]
     pub state_write_failures: u64,
+    /// Workers that were stuck, and were ended by the watchdog.
+    #[serde(default)]
+    pub workers_stuck: u64,
     /// Log lines dropped because their reader was too slow (the supervisor's and the workers').
     pub log_lines_dropped: u64,
 }

@@ -45,6 +45,8 @@ pub enum Cell {
     LogLinesDropped,
     /// Handshakes under way (gauge).
     Opening,
+    /// Turns that the worker's runtime has made by its timer: they go on while it works.
+    Beats,
     /// Tunnels ended, by index in [`CAUSES`].
     Ended(usize),
     /// Own answers, by index in [`STATUSES`].
@@ -66,6 +68,7 @@ impl Cell {
             Self::MessagesFromServers => 7,
             Self::LogLinesDropped => 8,
             Self::Opening => 9,
+            Self::Beats => 10,
             Self::Ended(cause) => 32 + cause,
             Self::Errors(status) => 64 + status,
         }

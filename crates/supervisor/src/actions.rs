@@ -19,6 +19,10 @@ use crate::supervisor::{Supervisor, seconds};
 /// Sockets in one message: the kernel takes at most 253 descriptors.
 const SOCKETS_AT_ONCE: usize = 200;
 
+/// What the closes of a generation that ends early get beyond the time that the rate needs: for
+/// handshakes under way, and so that the plan, which is made a moment later, still fits.
+const HASTE: Duration = Duration::from_millis(500);
+
 /// What the Close frames of a drained generation say.
 const REASON: &str = "service restart";
 
@@ -28,7 +32,41 @@ impl Supervisor {
         for action in self.lifecycle.apply(self.started.elapsed(), event) {
             self.carry_out(action);
         }
+        self.expire_surplus();
         self.conclude_reload();
+    }
+
+    /// Old generations beyond those that may stay are closed as soon as the rate allows.
+    fn expire_surplus(&mut self) {
+        let Some(running) = &self.running else { return };
+        let (most, rate) = (
+            running.config.drain.generations,
+            running.config.drain.close_rate,
+        );
+        for generation in self.lifecycle.surplus(most, |it| self.held_by(it) > 0) {
+            let now = self.now();
+            let tunnels = self.held_by(generation);
+            let soonest = self.closes.soonest(generation, now, tunnels, rate);
+            tracing::info!(
+                generation,
+                most,
+                "more old generations than may stay (drain.generations): the oldest one ends now"
+            );
+            let event = Event::Expire {
+                generation,
+                deadline: soonest + HASTE,
+            };
+            for action in self.lifecycle.apply(now, event) {
+                self.carry_out(action);
+            }
+        }
+    }
+
+    /// Tunnels of a generation, those that are about to open included.
+    fn held_by(&self, generation: Generation) -> u64 {
+        let links = self.links.values();
+        let own = links.filter(|link| link.generation == generation);
+        own.map(|link| self.figures.held_by(link.block)).sum()
     }
 
     fn carry_out(&mut self, action: Action) {
@@ -50,14 +88,12 @@ impl Supervisor {
             Action::Retire { workers, deadline } => self.retire(&workers, deadline),
             Action::Dismiss(worker) => self.tell(worker, ToWorker::Exit),
             Action::Kill { worker, why } => self.kill(worker, why),
-            Action::Restarting { slot, after } => {
-                self.restarts += 1;
-                tracing::warn!(
-                    slot,
-                    after_seconds = seconds(after),
-                    "the slot's next worker starts later"
-                );
-            }
+            Action::Abort { worker, silent } => self.abort(worker, silent),
+            Action::Restarting {
+                slot,
+                after,
+                crash_looping,
+            } => self.restarting(slot, after, crash_looping),
             Action::Failed {
                 generation,
                 failure,
@@ -211,6 +247,28 @@ impl Supervisor {
                 "retired sockets are closed"
             );
             self.tell(worker, ToWorker::LetGo { sockets, retired });
+        }
+    }
+
+    fn restarting(&mut self, slot: usize, after: Duration, crash_looping: bool) {
+        self.restarts += 1;
+        let after_seconds = seconds(after);
+        let workers = self.lifecycle.workers().values();
+        let served = workers.filter(|worker| worker.is_active()).count() > 0;
+        match (crash_looping, served) {
+            (false, _) => {
+                tracing::warn!(slot, after_seconds, "the slot's next worker starts later")
+            }
+            (true, true) => tracing::error!(
+                slot,
+                after_seconds,
+                "the slot's workers crash again and again: it is tried seldom from now on, other workers serve its sockets; a reload tries it at once"
+            ),
+            (true, false) => tracing::error!(
+                slot,
+                after_seconds,
+                "NOBODY SERVES: the workers of every slot crash again and again"
+            ),
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use wsgate_config::Config;
 use wsgate_lifecycle::{Found, Generation};
 use wsgate_os::channel::Channel;
 use wsgate_os::process::{Process, Signal};
@@ -25,8 +26,8 @@ use crate::sockets::Sockets;
 use crate::supervisor::{Running, Supervisor};
 use crate::{Error, admin};
 
-/// A worker that lives answers within milliseconds; one that has not by then is stuck.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a worker may take to answer where no watchdog says when it is stuck.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a stuck worker may take to write its core dump.
 const DUMPED_WITHIN: Duration = Duration::from_secs(2);
@@ -64,18 +65,24 @@ enum Lost {
 }
 
 /// Finds all of them. Those that are stuck are ended: nobody else could serve what waits in their queues.
-pub(crate) async fn find(directory: &RuntimeDirectory) -> Result<Vec<Orphan>, Error> {
+pub(crate) async fn find(
+    directory: &RuntimeDirectory,
+    config: Option<&Config>,
+) -> Result<Vec<Orphan>, Error> {
+    // As long as the watchdog would wait.
+    let patience = config.and_then(|config| config.watchdog.timeout);
+    let patience = patience.unwrap_or(PATIENCE);
     let paths = directory
         .all_rendezvous()
         .map_err(Error::system("look for workers in the runtime directory"))?;
     let mut orphans = Vec::new();
-    let visits = paths.iter().map(|path| visit(path));
+    let visits = paths.iter().map(|path| visit(path, patience));
     for (path, met) in paths.iter().zip(join_all(visits).await) {
         match met {
             Ok(orphan) => orphans.push(orphan),
             Err(Lost::Ended) => runtime::remove(path),
             Err(Lost::Stuck(process)) => {
-                end_stuck(&process).await;
+                end_stuck(&process, patience).await;
                 runtime::remove(path);
             }
             Err(Lost::Foreign { pid, why }) => return Err(Error::Foreign { pid, why }),
@@ -87,7 +94,7 @@ pub(crate) async fn find(directory: &RuntimeDirectory) -> Result<Vec<Orphan>, Er
     Ok(orphans)
 }
 
-async fn visit(path: &Path) -> Result<Orphan, Lost> {
+async fn visit(path: &Path, patience: Duration) -> Result<Orphan, Lost> {
     let (channel, peer) = rendezvous::meet(path)
         .await
         .map_err(|error| match error.kind() {
@@ -104,7 +111,7 @@ async fn visit(path: &Path) -> Result<Orphan, Lost> {
     }
     // It waits on its socket still: when it answers, the pid has been its own all the time.
     let process = Process::open(pid).map_err(|_| Lost::Ended)?;
-    match tokio::time::timeout(PATIENCE, hear(&channel)).await {
+    match tokio::time::timeout(patience, hear(&channel)).await {
         Ok(Ok((hello, [config, board], sockets))) => Ok(Orphan {
             hello,
             process,
@@ -164,11 +171,11 @@ async fn next(channel: &Channel) -> Result<(FromWorker, Vec<OwnedFd>), Unheard> 
 }
 
 /// A stopped process keeps SIGABRT pending until it goes on (signal(7)).
-async fn end_stuck(process: &Process) {
+async fn end_stuck(process: &Process, patience: Duration) {
     let pid = process.pid();
     tracing::error!(
         pid,
-        "a worker without a supervisor does not answer within {PATIENCE:?}: it is ended, and its tunnels with it"
+        "a worker without a supervisor does not answer within {patience:?}: it is ended, and its tunnels with it"
     );
     let signal = |signal| {
         if let Err(error) = process.signal(signal) {

@@ -8,6 +8,7 @@
 mod actions;
 mod admin;
 mod adopt;
+mod descriptors;
 mod event;
 mod generation;
 mod link;
@@ -21,6 +22,7 @@ mod state;
 mod supervisor;
 mod totals;
 mod watch;
+mod watchdog;
 
 use std::io;
 use std::path::PathBuf;

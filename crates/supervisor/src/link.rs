@@ -65,6 +65,20 @@ struct Asked {
     gone: bool,
     waiting: Vec<oneshot::Sender<()>>,
     last_heard: Option<Instant>,
+    /// How often it has said something.
+    heard: u64,
+}
+
+impl Asked {
+    /// For a question, unless one is under way.
+    fn next_nonce(&mut self) -> Option<u64> {
+        if self.under_way.is_some() {
+            return None;
+        }
+        self.last_nonce += 1;
+        self.under_way = Some(self.last_nonce);
+        self.under_way
+    }
 }
 
 /// Why a worker did not answer.
@@ -181,20 +195,40 @@ impl Link {
             }
             asked.waiting.retain(|waiting| !waiting.is_closed());
             asked.waiting.push(sender);
-            let free = asked.under_way.is_none();
-            free.then(|| {
-                asked.last_nonce += 1;
-                asked.under_way = Some(asked.last_nonce);
-                asked.last_nonce
-            })
+            asked.next_nonce()
         };
-        if let Some(nonce) = nonce {
-            self.send(ToWorker::Ping { nonce });
-        }
+        self.put_question(nonce);
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Unanswered::Gone),
             Err(_) => Err(Unanswered::Late),
+        }
+    }
+
+    /// Asks for a sign of life without waiting for it, and says how often there was one: see
+    /// [`Link::ping`].
+    pub(crate) fn heartbeat(&self) -> u64 {
+        let (nonce, heard) = {
+            let mut asked = self.asked();
+            (asked.next_nonce(), asked.heard)
+        };
+        self.put_question(nonce);
+        heard
+    }
+
+    fn put_question(&self, nonce: Option<u64>) {
+        if let Some(nonce) = nonce {
+            self.send(ToWorker::Ping { nonce });
+        }
+    }
+
+    /// Ends the process so that it leaves a core, if it is to. One that was stopped gets its
+    /// SIGABRT with the SIGCONT, before it runs again.
+    pub(crate) fn abort(&self) {
+        for signal in [Signal::SIGABRT, Signal::SIGCONT] {
+            if let Err(error) = self.shared.process.signal(signal) {
+                tracing::debug!(pid = self.pid, %error, "worker not aborted");
+            }
         }
     }
 
@@ -250,6 +284,7 @@ impl Link {
     fn heard(&self, message: FromWorker, events: &Events) {
         let mut asked = self.asked();
         asked.last_heard = Some(Instant::now());
+        asked.heard += 1;
         if let FromWorker::Pong { nonce } = message {
             if asked.under_way == Some(nonce) {
                 asked.under_way = None;

@@ -37,7 +37,7 @@ pub struct Ended {
 pub(crate) async fn end_all(config: &Path, now: bool) -> Result<Ended, Error> {
     let (directory, running) = find(config);
     let _lock = directory.lock()?;
-    let orphans = adopt::find(&directory).await?;
+    let orphans = adopt::find(&directory, running.as_ref()).await?;
     let (grace, rate, code) = running.map_or((Duration::from_secs(30), 100, 1012), |config| {
         (
             config.stop.grace,

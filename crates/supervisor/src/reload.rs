@@ -15,6 +15,7 @@ use wsgate_os::systemd;
 use wsgate_protocol::admin::{LastReload, ReloadOutcome, Reloaded, Unchanged};
 
 use crate::admin;
+use crate::descriptors;
 use crate::event::{Event, Read};
 use crate::generation::{Content, Record};
 use crate::sockets::Staged;
@@ -194,6 +195,7 @@ impl Supervisor {
             Err(errors) => return self.refuse_errors(waiters, &errors),
         };
         if let Some(generation) = self.unchanged(&loaded) {
+            self.apply(wsgate_lifecycle::Event::Retry);
             let unchanged = self.unchanged_outcome(generation);
             return self.finish(waiters, &unchanged);
         }
@@ -254,9 +256,10 @@ impl Supervisor {
         let Loaded {
             mut config,
             sources,
-            warnings,
+            mut warnings,
         } = loaded;
         self.check_fixed(&config)?;
+        self.check_descriptors(&config).map_err(Refused::Other)?;
         let staged = self.sockets.stage(&config)?;
         let http = self.stage_http(&config)?;
         self.numbers
@@ -265,6 +268,7 @@ impl Supervisor {
                 self.generations.values().map(|record| &*record.config),
             )
             .map_err(|full| Refused::Other(full.to_string()))?;
+        warnings.extend(descriptors::warning(&config, self.descriptors));
         for warning in &warnings {
             tracing::warn!("{warning}");
         }

@@ -119,6 +119,26 @@ impl Sockets {
         Ok(staged)
     }
 
+    /// How many descriptors there are once `config` is added to what is there.
+    pub(crate) fn count_with(&self, config: &Config) -> u64 {
+        let mut slots: BTreeMap<&ListenAddress, usize> = BTreeMap::new();
+        for (address, behind) in &self.listeners {
+            slots.insert(address, behind.count());
+        }
+        for listener in &config.listeners {
+            let wanted = match &listener.address {
+                ListenAddress::Tcp(_) => config.workers,
+                ListenAddress::Unix(_) => 1,
+            };
+            let there = slots.entry(&listener.address).or_default();
+            *there = wanted.max(*there);
+        }
+        // A Unix socket has one more, to find its file again.
+        let twice = |address: &&ListenAddress| matches!(address, ListenAddress::Unix(_));
+        let more = slots.keys().copied().filter(twice).count();
+        (slots.values().sum::<usize>() + more) as u64
+    }
+
     fn stage_one(
         &self,
         address: &ListenAddress,
@@ -284,6 +304,13 @@ fn named(address: &ListenAddress, slot: Option<usize>, socket: &Arc<OwnedFd>) ->
 }
 
 impl Behind {
+    fn count(&self) -> usize {
+        match self {
+            Self::Tcp(group) => group.members().len(),
+            Self::Unix(_) => 1,
+        }
+    }
+
     fn counts(&self, address: &ListenAddress) -> Counts {
         let (bound, all, retired) = match self {
             Self::Tcp(group) => {

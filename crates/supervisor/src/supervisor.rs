@@ -32,6 +32,7 @@ use crate::sockets::Sockets;
 use crate::state::State;
 use crate::totals::Figures;
 use crate::watch::{self, Watch};
+use crate::watchdog::Watchdog;
 use crate::{Error, Options, admin, adopt, state};
 
 /// Signals that are heard. Those without a meaning here are logged and change nothing.
@@ -71,6 +72,9 @@ pub(crate) struct Supervisor {
     pub(crate) state_write_failures: u64,
     /// Why the last good configuration runs in place of what the file says.
     pub(crate) fallback: Option<String>,
+    /// RLIMIT_NOFILE, of this process and of every worker.
+    pub(crate) descriptors: u64,
+    pub(crate) watchdog: Watchdog,
     /// Why workers ended, as they said themselves.
     pub(crate) last_words: HashMap<WorkerId, String>,
     /// What runs; `None` until the first commit.
@@ -104,19 +108,26 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let socket = loaded.config.admin.socket.clone();
     let log =
         log::init(log_settings(&loaded.config)).map_err(Error::system("opening of the log"))?;
-    limits::raise_nofile().map_err(Error::system("raise of RLIMIT_NOFILE"))?;
+    let descriptors = limits::raise_nofile().map_err(Error::system("raise of RLIMIT_NOFILE"))?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
         config = %options.config.display(),
         "wsgate starts"
     );
-    let orphans = adopt::find(&directory).await?;
+    let orphans = adopt::find(&directory, Some(&loaded.config)).await?;
     let listener = admin::listen(&socket)?;
 
     let (events, mut incoming) = mpsc::unbounded_channel();
     let board = adopt::board(&orphans).map_err(Error::system("take-over of the board"))?;
-    let mut supervisor = Supervisor::new(options.clone(), directory, events.clone(), log, board)?;
+    let mut supervisor = Supervisor::new(
+        options.clone(),
+        directory,
+        events.clone(),
+        log,
+        board,
+        descriptors,
+    )?;
     hear_signals(&events)?;
     tokio::spawn(admin::serve(listener, events));
     let outcome = match supervisor.start(loaded, read, mistakes, orphans) {
@@ -190,6 +201,7 @@ impl Supervisor {
         events: Events,
         log: LogHandle,
         board: Option<OwnedFd>,
+        descriptors: u64,
     ) -> Result<Self, Error> {
         let (board, fd) = match board {
             None => Board::create(),
@@ -223,6 +235,8 @@ impl Supervisor {
             states: ServerStates::restored(state.servers),
             reloads: Reloads::default(),
             restarts: 0,
+            descriptors,
+            watchdog: Watchdog::default(),
             last_words: HashMap::new(),
             running: None,
             http: None,
@@ -422,7 +436,8 @@ impl Supervisor {
 
     fn wake_at(&self) -> Option<Instant> {
         let lifecycle = self.lifecycle.wake_at().map(|moment| self.started + moment);
-        [lifecycle, self.look_at].into_iter().flatten().min()
+        let times = [lifecycle, self.look_at, self.beat_at()];
+        times.into_iter().flatten().min()
     }
 
     fn timers(&mut self) {
@@ -430,6 +445,7 @@ impl Supervisor {
             self.look_at = None;
             self.look();
         }
+        self.beat_if_due();
         self.apply(wsgate_lifecycle::Event::Tick);
     }
 

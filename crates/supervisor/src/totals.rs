@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use wsgate_os::board::{BLOCKS, Board};
+use wsgate_os::board::{BLOCKS, Board, GENERAL};
 use wsgate_protocol::admin::Totals;
 use wsgate_protocol::board::{CAUSES, Cell, STATUSES, route, server};
 
@@ -95,6 +95,21 @@ impl Figures {
     /// Tunnels of one worker.
     pub(crate) fn tunnels_of(&self, block: usize) -> u64 {
         sane(self.board.general(block, Cell::Tunnels.index()))
+    }
+
+    /// Differs once a worker has counted anything: a hash of the cells that do not belong to a server or route.
+    pub(crate) fn counted_by(&self, block: usize) -> u64 {
+        use std::hash::{DefaultHasher, Hasher};
+        let mut hasher = DefaultHasher::new();
+        for cell in 0..GENERAL {
+            hasher.write_u64(self.board.general(block, cell).load(Ordering::Relaxed));
+        }
+        hasher.finish()
+    }
+
+    /// Tunnels and handshakes under way of one worker.
+    pub(crate) fn held_by(&self, block: usize) -> u64 {
+        self.tunnels_of(block) + sane(self.board.general(block, Cell::Opening.index()))
     }
 
     /// Tunnels of one worker to one server.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use wsgate_config::{Config, LogFormat, LogLevel};
 use wsgate_os::board::Board;
 use wsgate_os::channel::Channel;
+use wsgate_os::limits::Budget;
 use wsgate_os::log::{LogHandle, LogSettings};
 use wsgate_os::rendezvous::Rendezvous;
 use wsgate_os::{limits, log, memfd, process};
@@ -16,10 +17,6 @@ use wsgate_proxy::{Gateway, Settings};
 
 use crate::Error;
 use crate::ledger::BoardLedger;
-
-/// Descriptors that a worker needs beside those of its tunnels: listening
-/// sockets, the board, log files, pooled connections, a listing's pipe.
-const DESCRIPTORS_BESIDE_TUNNELS: u64 = 256;
 
 /// What a worker is, after its first message.
 pub(crate) struct Booted {
@@ -98,17 +95,14 @@ impl Booted {
             source,
         })?;
         let ledger = Arc::new(BoardLedger::new(board, boot.block));
-        // Each connection may need a second descriptor, for its server. Some are kept for
-        // clients that have to be told that the gateway is full.
-        let pairs = descriptors.saturating_sub(DESCRIPTORS_BESIDE_TUNNELS) / 2;
-        let refusals = (pairs / 16).max(1);
-        let tunnels_here = pairs.saturating_sub(refusals).max(1);
+        let sockets = config.workers * config.listeners.len();
+        let Budget { tunnels, refusals } = Budget::new(descriptors, sockets as u64);
         let config = Arc::new(config);
         let gateway = Gateway::new(Settings {
             config: config.clone(),
             id_prefix: format!("{:x}-{:x}", boot.instance, boot.worker),
-            tunnels_here,
-            connections_here: usize::try_from(tunnels_here + refusals).unwrap_or(usize::MAX),
+            tunnels_here: tunnels,
+            connections_here: usize::try_from(tunnels + refusals).unwrap_or(usize::MAX),
             ledger: ledger.clone(),
             states: states(&boot.states),
         });

@@ -1,7 +1,10 @@
 //! Faults on demand, for the tests; debug builds only.
 //!
 //! `WSGATE_TEST_HOOKS` names a file. Each of its lines is `crash-at-start`,
-//! `never-ready` or `crash-at-ready`, with ` slot=N` for one slot alone.
+//! `never-ready` or `crash-at-ready`, with ` slot=N` or ` pid=N` for one alone. Those are looked
+//! at when a worker starts; `loop`, `wait` and `busy=MILLISECONDS` at any time.
+
+use std::time::{Duration, Instant};
 
 /// Before anything has been built.
 pub(crate) fn at_start(slot: usize) {
@@ -22,14 +25,45 @@ pub(crate) fn at_ready(slot: usize) {
     }
 }
 
-fn wanted(fault: &str, slot: usize) -> bool {
-    if !cfg!(debug_assertions) {
-        return false;
+/// Now and then, on the runtime.
+pub(crate) fn at_beat(slot: usize) {
+    if wanted("loop", slot) {
+        loop {
+            std::hint::spin_loop();
+        }
     }
-    let Some(file) = std::env::var_os("WSGATE_TEST_HOOKS") else {
-        return false;
-    };
+    if wanted("wait", slot) {
+        loop {
+            std::thread::park();
+        }
+    }
+    let busy = argument("busy=", slot).and_then(|text| text.parse().ok());
+    if let Some(milliseconds) = busy {
+        let until = Instant::now() + Duration::from_millis(milliseconds);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+fn wanted(fault: &str, slot: usize) -> bool {
+    argument(fault, slot).is_some_and(|rest| rest.is_empty())
+}
+
+/// What follows `fault` in a line that is meant for this slot.
+fn argument(fault: &str, slot: usize) -> Option<String> {
+    if !cfg!(debug_assertions) {
+        return None;
+    }
+    let file = std::env::var_os("WSGATE_TEST_HOOKS")?;
     let text = std::fs::read_to_string(file).unwrap_or_else(|_| String::new());
-    text.lines()
-        .any(|line| line == fault || line == format!("{fault} slot={slot}"))
+    let mine = [
+        format!("slot={slot}"),
+        format!("pid={}", std::process::id()),
+    ];
+    let rests = text.lines().filter_map(|line| line.strip_prefix(fault));
+    let mut split = rests.map(|rest| rest.split_once(' ').unwrap_or((rest, "")));
+    let (rest, _) =
+        split.find(|(_, whose)| whose.is_empty() || mine.iter().any(|it| it == whose))?;
+    Some(rest.to_owned())
 }

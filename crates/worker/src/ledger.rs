@@ -28,6 +28,12 @@ impl BoardLedger {
             .store(n, Ordering::Relaxed);
     }
 
+    /// The runtime turns.
+    pub(crate) fn beat(&self) {
+        let beats = self.general(Cell::Beats);
+        beats.store(beats.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
     /// Client connections that this worker has accepted.
     pub(crate) fn connections(&self) -> u64 {
         self.general(Cell::Connections).load(Ordering::Relaxed)

@@ -16,11 +16,17 @@ use std::ffi::OsStr;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
 use wsgate_os::channel::Channel;
 
 use crate::boot::Booted;
 use crate::control::Control;
+use crate::ledger::BoardLedger;
+
+/// Signs of life within the watchdog's timeout.
+const BEATS: u32 = 8;
 
 /// Why a worker cannot do what it is for.
 #[derive(Debug, thiserror::Error)]
@@ -96,10 +102,29 @@ async fn serve() -> Result<(), Error> {
         }
     };
     let ledger = Arc::clone(&booted.ledger);
-    let memory = tokio::spawn(memory::give_back_when_quiet(move || ledger.connections()));
+    let counted = Arc::clone(&ledger);
+    let memory = tokio::spawn(memory::give_back_when_quiet(move || counted.connections()));
+    let beats = tokio::spawn(beat(
+        Arc::clone(&ledger),
+        booted.config.watchdog.timeout,
+        booted.boot.slot,
+    ));
     let ended = Control::new(channel, booted).run().await;
     memory.abort();
+    beats.abort();
     ended
+}
+
+/// Shows on the board that the runtime turns, several times within the watchdog's timeout.
+async fn beat(ledger: Arc<BoardLedger>, timeout: Option<Duration>, slot: usize) {
+    let Some(timeout) = timeout else { return };
+    let mut ticks = tokio::time::interval(timeout / BEATS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        ledger.beat();
+        hooks::at_beat(slot);
+    }
 }
 
 /// Says on standard error what went wrong: the log may not be there yet.

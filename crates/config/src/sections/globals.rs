@@ -9,10 +9,14 @@ use super::{POSITIVE, narrow};
 use crate::decode::{Section, Value};
 use crate::error::Complaint;
 use crate::{
-    Admin, DEFAULT_ADMIN_SOCKET, Drain, Limits, Log, LogFormat, LogLevel, Reload, Stop, address,
+    Admin, DEFAULT_ADMIN_SOCKET, Drain, Limits, Log, LogFormat, LogLevel, Reload, Stop, Watchdog,
+    address, units,
 };
 
 const MOST_WORKERS: u64 = 256;
+const MOST_GENERATIONS: u64 = 1_000;
+/// A shorter watchdog would bark at a page that comes from a slow disk.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the main file alone may hold.
 #[derive(Debug)]
@@ -23,6 +27,7 @@ pub(crate) struct Globals {
     pub(crate) reload: Reload,
     pub(crate) drain: Drain,
     pub(crate) stop: Stop,
+    pub(crate) watchdog: Watchdog,
     pub(crate) limits: Limits,
 }
 
@@ -38,6 +43,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Globals {
         reload: reload(root.section("reload")),
         drain: drain(root.section("drain")),
         stop: stop(root.section("stop")),
+        watchdog: watchdog(root.section("watchdog")),
         limits: limits(root.section("limits")),
     }
 }
@@ -140,8 +146,12 @@ fn drain(mut section: Section<'_>) -> Drain {
         close_rate: section.read("close_rate", 100, |it| it.number(1..=1_000_000).map(narrow)),
         close_code: section.read("close_code", 1012, close_code),
         orphan_grace: section.optional("orphan_grace", |it| it.duration(Duration::ZERO)),
+        generations: section.read("generations", 0, |it| {
+            it.number(0..=MOST_GENERATIONS)
+                .map(|number| number as usize)
+        }),
     };
-    section.finish(&["handover", "generations"]);
+    section.finish(&["handover"]);
     drain
 }
 
@@ -172,6 +182,30 @@ fn stop(mut section: Section<'_>) -> Stop {
     };
     section.finish(&[]);
     stop
+}
+
+fn watchdog(mut section: Section<'_>) -> Watchdog {
+    let timeout = Some(Duration::from_secs(10));
+    let watchdog = Watchdog {
+        timeout: section.read("timeout", timeout, off_or_duration),
+    };
+    section.finish(&[]);
+    watchdog
+}
+
+/// `None` for `"off"` and for no time at all.
+fn off_or_duration(value: &Value<'_>) -> Result<Option<Duration>, Complaint> {
+    let text = value.as_text();
+    let zero = |text| units::duration(text, Duration::ZERO).is_ok_and(|it| it.is_zero());
+    if text == Some("off") || text.is_some_and(zero) || value.as_integer() == Some(0) {
+        return Ok(None);
+    }
+    let read = value.duration(LEAST_TIMEOUT).map(Some);
+    read.map_err(|mut complaint| {
+        let help = complaint.help.unwrap_or_default();
+        complaint.help = Some(format!("{help}, or \"off\""));
+        complaint
+    })
 }
 
 fn limits(mut section: Section<'_>) -> Limits {

@@ -47,6 +47,7 @@ impl Draft {
             reload,
             drain,
             stop,
+            watchdog,
             limits,
         } = self.globals;
         Config {
@@ -56,6 +57,7 @@ impl Draft {
             reload,
             drain,
             stop,
+            watchdog,
             limits,
             listeners: self.listeners.into_iter().map(|it| it.value).collect(),
             routes: self.routes.into_iter().map(|it| it.route).collect(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use wsgate_protocol::admin::{
     GatewayState, GenerationState, GenerationStatus, LastReload, ReloadOutcome, ServerState,
-    ServerStatus, Status, Totals, UpstreamStatus, VacantSlot, WorkerState, WorkerStatus,
+    ServerStatus, Status, Totals, TunnelsBy, UpstreamStatus, VacantSlot, WorkerState, WorkerStatus,
 };
 
 use super::server;
@@ -58,7 +58,7 @@ fn render(status: &Status, console: &Console<'_>) -> String {
             .filter(|table| !table.is_empty())
             .map(|table| table.render(console)),
     );
-    sections.push(totals(&status.totals));
+    sections.push(totals(&status.totals) + &limits(status));
     sections.join("\n")
 }
 
@@ -244,6 +244,10 @@ fn vacant_slots(slots: &[VacantSlot]) -> Grid {
     ]);
     for slot in slots {
         let restart = match slot.restart_in_seconds {
+            Some(seconds) if slot.crash_looping => {
+                let seconds = units::duration(seconds);
+                Text::toned(format!("{seconds}, crashes again and again"), Tone::Bad)
+            }
             Some(seconds) => Text::from(units::duration(seconds)),
             None => Text::toned("starting", Tone::Careful),
         };
@@ -322,6 +326,10 @@ fn server_state(server: &ServerStatus) -> Text {
 fn totals(totals: &Totals) -> String {
     let ended: u64 = totals.tunnels_ended.values().sum();
     let errors: u64 = totals.errors.values().sum();
+    let stuck = match totals.workers_stuck {
+        0 => String::new(),
+        workers => format!(" ({workers} stuck)"),
+    };
     let dropped = match totals.log_lines_dropped {
         0 => String::new(),
         lines => format!(", {} dropped", units::count(lines, "log line")),
@@ -338,7 +346,7 @@ fn totals(totals: &Totals) -> String {
         "{}: {} opened, {ended} ended{}\n\
          from clients {} in {}, from servers {} in {}\n\
          {}, {}, {}{}\n\
-         {} ({} failed), {}{adopted}{unsaved}{dropped}\n",
+         {} ({} failed), {}{stuck}{adopted}{unsaved}{dropped}\n",
         units::count(totals.tunnels, "tunnel"),
         totals.tunnels_opened,
         listed(&totals.tunnels_ended),
@@ -353,6 +361,21 @@ fn totals(totals: &Totals) -> String {
         units::count(totals.reloads, "reload"),
         totals.reloads_failed,
         units::count(totals.worker_restarts, "worker restart"),
+    )
+}
+
+fn limits(status: &Status) -> String {
+    let Some(limits) = &status.limits else {
+        return String::new();
+    };
+    let by = match limits.tunnels_by {
+        TunnelsBy::Config => "as configured",
+        TunnelsBy::Descriptors => "by the file descriptors",
+    };
+    format!(
+        "room for {} {by}, {} a worker\n",
+        units::count(limits.tunnels, "tunnel"),
+        units::count(limits.descriptors_per_worker, "descriptor"),
     )
 }
 

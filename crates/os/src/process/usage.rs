@@ -29,6 +29,43 @@ pub fn usage(pid: u32) -> Option<Usage> {
     })
 }
 
+/// What a process got of a CPU, and what it wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuTime {
+    /// For how long its main thread has run (`/proc/PID/schedstat`).
+    pub ran: Duration,
+    /// For how long its main thread has waited for a CPU, without a wait that has not ended yet (same file).
+    pub waited: Duration,
+    /// Whether its main thread runs, or waits for a CPU (`/proc/PID/stat`).
+    pub wanted: bool,
+}
+
+/// What a process got of a CPU; `None` if it is gone, or the kernel does not say
+/// (it was built without CONFIG_SCHED_INFO).
+pub fn cpu_time(pid: u32) -> Option<CpuTime> {
+    let times = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let (ran, waited) = ran_and_waited(&times)?;
+    Some(CpuTime {
+        ran,
+        waited,
+        wanted: is_runnable(&String::from_utf8_lossy(&stat)),
+    })
+}
+
+/// The first two fields, in nanoseconds.
+fn ran_and_waited(schedstat: &str) -> Option<(Duration, Duration)> {
+    let mut fields = schedstat.split_whitespace().map(str::parse);
+    let mut next = || fields.next()?.ok().map(Duration::from_nanos);
+    Some((next()?, next()?))
+}
+
+/// Field 3, behind the name.
+fn is_runnable(stat: &str) -> bool {
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, behind_name)| behind_name.starts_with('R'))
+}
+
 fn resident_pages(statm: &str) -> Option<u64> {
     statm.split(' ').nth(1)?.parse().ok()
 }
@@ -56,6 +93,28 @@ mod tests {
     fn a_name_with_blanks_and_parentheses_does_not_shift_the_fields() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 0 1 2 3 4 150 50 0 0 20 0 1 0 9 9 9";
         assert_eq!(cpu(stat, 100), Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn the_time_of_a_thread_is_read_with_its_waits() {
+        let read = ran_and_waited("1500000000 250000000 17\n");
+        let (ran, waited) = (Duration::from_millis(1500), Duration::from_millis(250));
+        assert_eq!(read, Some((ran, waited)));
+        assert_eq!(ran_and_waited(""), None);
+        assert!(is_runnable("7 (a) b) R 1 7") && !is_runnable("7 (R) T 1 7"));
+    }
+
+    #[test]
+    fn a_process_that_runs_gets_and_wants_a_cpu() {
+        let Some(before) = cpu_time(std::process::id()) else {
+            return;
+        };
+        crate::testing::until(|| {
+            std::hint::black_box((0..1_000_000).sum::<u64>());
+            let now = cpu_time(std::process::id()).unwrap();
+            now.ran >= before.ran && now.waited >= before.waited
+        });
+        assert_eq!(cpu_time(1 << 23), None);
     }
 
     #[test]

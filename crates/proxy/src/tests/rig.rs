@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use wsgate_config::{
     Admin, Balance, Config, Drain, HostPattern, Limits, Log, LogFormat, LogLevel, PathPattern,
-    Reload, Route, Server, ServerAddress, Stop, Upstream,
+    Reload, Route, Server, ServerAddress, Stop, Upstream, Watchdog,
 };
 
 use super::ledger::Books;
@@ -67,11 +67,13 @@ pub(crate) fn config(servers: Vec<Server>) -> Config {
             close_rate: 100,
             close_code: 1012,
             orphan_grace: None,
+            generations: 0,
         },
         stop: Stop {
             accept_for: Duration::ZERO,
             grace: LONG,
         },
+        watchdog: Watchdog { timeout: None },
         limits: Limits {
             tunnels: None,
             handshake_timeout: LONG,

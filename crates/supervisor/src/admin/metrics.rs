@@ -100,6 +100,11 @@ impl Page {
             totals.state_write_failures,
         );
         self.counter(
+            "workers_stuck",
+            "Workers that were stuck, and were ended by the watchdog",
+            totals.workers_stuck,
+        );
+        self.counter(
             "log_lines_dropped",
             "Log lines dropped because they were not read fast enough",
             totals.log_lines_dropped,
@@ -170,6 +175,12 @@ impl Page {
             "config_fallback",
             "1 while the last good configuration runs because the file has mistakes",
             i64::from(status.config.fallback.is_some()),
+        );
+        let looping = status.vacant_slots.iter().filter(|slot| slot.crash_looping);
+        self.gauge(
+            "crash_looping_slots",
+            "Slots whose workers crash again and again",
+            looping.count() as i64,
         );
         let named = [
             ("starting", GenerationState::Starting),

@@ -11,6 +11,7 @@ use wsgate_protocol::admin::{
 };
 
 use super::{seconds_until, time_of_day, time_of_day_at};
+use crate::descriptors;
 use crate::generation::Content;
 use crate::link::Link;
 use crate::servers;
@@ -50,6 +51,7 @@ impl Supervisor {
             vacant_slots: self.vacant_slots(),
             listeners: config.map_or_else(Vec::new, |config| self.listener_statuses(config)),
             upstreams: config.map_or_else(Vec::new, |config| self.upstream_statuses(config)),
+            limits: config.map(|config| descriptors::status(config, self.descriptors)),
             totals: self.totals(),
         };
         Snapshot {
@@ -170,6 +172,7 @@ impl Supervisor {
             .map(|(number, slot)| VacantSlot {
                 slot: number as u64,
                 deaths: u64::from(slot.deaths),
+                crash_looping: self.lifecycle.is_crash_looping(number),
                 restart_in_seconds: slot
                     .restart_at
                     .map(|at| at.saturating_sub(self.now()).as_secs_f64()),
@@ -268,6 +271,7 @@ impl Supervisor {
             worker_restarts: self.restarts,
             workers_adopted: self.adoptions,
             state_write_failures: self.state_write_failures,
+            workers_stuck: self.watchdog.stuck,
             log_lines_dropped: totals.log_lines_dropped + self.log.dropped(),
             ..totals
         }
