@@ -179,7 +179,7 @@ fn orphans(socket: &Path) -> String {
         return String::new();
     }
     format!(
-        "these workers serve on without one: {}; a supervisor that starts takes them over: ",
+        "these workers serve on without one: {}; a supervisor that starts takes them over, and `wsgate end-orphans` ends them; ",
         workers.join(", ")
     )
 }

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{ServerState, TunnelFilter};
 
-/// The first thing either side checks.
-pub const VERSION: u32 = 1;
+/// The first thing either side checks. It also stands for the layout of the configuration and the meaning of
+/// the board's cells, which a supervisor gets from workers that it adopts: higher with every change of either.
+pub const VERSION: u32 = 2;
 
 /// From the supervisor to a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
