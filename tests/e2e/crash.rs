@@ -217,6 +217,70 @@ async fn a_slot_whose_workers_crash_once_they_are_ready_is_served_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_whose_workers_crash_five_times_in_a_row_waits_until_a_reload() {
+    let echo = Echo::start().await;
+    let gateway = Gateway::start(&config(&echo)).await;
+    let workers = gateway.active_workers().await;
+    gateway.hooks("crash-at-start slot=0");
+    kill(workers[0].pid).await;
+    let slot = eventually("it is tried seldom", SOON, async || {
+        let slots = gateway.status().await.vacant_slots;
+        slots.into_iter().find(|slot| slot.crash_looping)
+    })
+    .await;
+    assert_eq!((slot.slot, slot.deaths), (0, 5));
+    assert!(slot.restart_in_seconds.unwrap() > 50.0, "{slot:?}");
+    until("the other slot's worker serves", SOON, async || {
+        let slots = gateway.status().await.vacant_slots;
+        slots[0].served_by == Some(workers[1].pid)
+    })
+    .await;
+    gateway
+        .logged(&["ERROR", "slot=0", "crash again and again"])
+        .await;
+    for _ in 0..10 {
+        Client::open(&gateway.ws_url("/")).await;
+    }
+    gateway.hooks("");
+    // The same configuration: no new generation, and yet a try at once.
+    assert_eq!(gateway.reload().await.status, 200);
+    until("the slot has a worker again", SOON, async || {
+        let status = gateway.status().await;
+        status.vacant_slots.is_empty() && status.workers.len() == 2
+    })
+    .await;
+    assert_eq!(gateway.active_workers().await[1].pid, workers[1].pid);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_that_all_crash_are_tried_all_the_time() {
+    let echo = Echo::start().await;
+    let gateway = Gateway::start(&config(&echo)).await;
+    gateway.hooks("crash-at-start");
+    for worker in gateway.active_workers().await {
+        process::signal(worker.pid, Signal::KILL);
+    }
+    until("they crash again and again", SOON, async || {
+        let slots = gateway.status().await.vacant_slots;
+        slots.len() == 2 && slots.iter().all(|slot| slot.deaths >= 6)
+    })
+    .await;
+    gateway.logged(&["ERROR", "NOBODY SERVES"]).await;
+    for slot in gateway.status().await.vacant_slots {
+        assert!(
+            slot.restart_in_seconds.is_none_or(|left| left <= 10.0),
+            "{slot:?}"
+        );
+    }
+    gateway.hooks("");
+    until("both have workers again", SOON, async || {
+        let status = gateway.status().await;
+        status.vacant_slots.is_empty() && status.workers.len() == 2
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_workers_at_once_are_replaced() {
     let echo = Echo::start().await;
     let gateway = Gateway::start(&config(&echo)).await;

@@ -260,10 +260,17 @@ async fn a_supervisor_that_stood_still_blames_nobody() {
     let workers = gateway.active_workers().await;
     let pids: Vec<u32> = workers.iter().map(|worker| worker.pid).collect();
     let mut tunnel = Client::open(&gateway.ws_url("/")).await;
-    // The whole machine stands still, and one worker is a moment late to go on.
+    // The machine stands still bit by bit: first a worker, and the supervisor when it has seen some of
+    // its silence. And the worker is a moment late to go on.
     let late = gateway.tunnels().await[0].worker;
-    process::signal(gateway.pid, Signal::STOP);
     process::signal(late, Signal::STOP);
+    until("it is silent for a while", SOON, async || {
+        let workers = gateway.active_workers().await;
+        let mut late = workers.iter().filter(|worker| worker.pid == late);
+        late.any(|worker| worker.last_heard_seconds > Some(TIMEOUT.as_secs_f64() / 4.0))
+    })
+    .await;
+    process::signal(gateway.pid, Signal::STOP);
     all_along("nobody ends", TIMEOUT * 2, async || {
         process::children(gateway.pid).len() == 2
     })

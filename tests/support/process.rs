@@ -1,14 +1,14 @@
 //! Processes, by pidfd and /proc.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Signal, getrlimit, kill_process, pidfd_open, pidfd_send_signal,
-    setrlimit,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, pidfd_open,
+    pidfd_send_signal, prlimit, setrlimit,
 };
 
 /// A process, held by a pidfd: its number is not another one's later.
@@ -90,6 +90,33 @@ pub(crate) fn raise_descriptors() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+/// Lets a process open so many descriptors more, or as many as it may.
+pub(crate) fn leave_descriptors(pid: u32, free: Option<u64>) {
+    let names = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let open: BTreeSet<u64> = names
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    // A new descriptor is the lowest number that is free, and has to be below the limit.
+    let lowest = |free: u64| {
+        (0..)
+            .filter(|number| !open.contains(number))
+            .nth(free as usize)
+    };
+    // It inherited ours, and has raised it.
+    let most = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: free.map_or(most, lowest),
+        maximum: most,
+    };
+    prlimit(Some(to_pid(pid)), Resource::Nofile, limit).unwrap();
+}
+
+/// Processor time of a process, by its main thread (`/proc/PID/schedstat`), exact to the nanosecond.
+pub(crate) fn cpu_time(pid: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
 fn parent_of(pid: u32) -> Option<u32> {

@@ -223,7 +223,8 @@ impl Link {
     }
 
     /// Ends the process so that it leaves a core, if it is to. One that was stopped gets its
-    /// SIGABRT with the SIGCONT, before it runs again.
+    /// SIGABRT with the SIGCONT, before it runs again. (A worker that came to change its user would
+    /// have to set PR_SET_DUMPABLE for a core.)
     pub(crate) fn abort(&self) {
         for signal in [Signal::SIGABRT, Signal::SIGCONT] {
             if let Err(error) = self.shared.process.signal(signal) {

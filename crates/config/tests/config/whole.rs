@@ -33,6 +33,10 @@ watch = false
 grace = "1h 30m"
 close_rate = 1_000
 close_code = 4000
+generations = 4
+
+[watchdog]
+timeout = "3s"
 
 [stop]
 accept_for = "5s"
@@ -81,6 +85,8 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.drain.close_rate, 100);
     assert_eq!(config.drain.close_code, 1012);
     assert_eq!(config.drain.orphan_grace, None);
+    assert_eq!(config.drain.generations, 0);
+    assert_eq!(config.watchdog.timeout, Some(Duration::from_secs(10)));
     assert_eq!(config.stop.accept_for, Duration::ZERO);
     assert_eq!(config.stop.grace, Duration::from_secs(30));
     assert_eq!(config.limits.tunnels, None);
@@ -130,6 +136,8 @@ fn every_value_that_is_written_arrives() {
         (config.drain.close_rate, config.drain.close_code),
         (1000, 4000)
     );
+    assert_eq!(config.drain.generations, 4);
+    assert_eq!(config.watchdog.timeout, Some(Duration::from_secs(3)));
     assert_eq!(config.stop.accept_for, Duration::from_secs(5));
     assert_eq!(config.stop.grace, Duration::ZERO);
     assert_eq!(config.limits.tunnels, Some(50_000));
