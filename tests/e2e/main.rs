@@ -23,6 +23,7 @@ mod relay;
 mod reload;
 mod routes;
 mod servers;
+mod slots;
 mod timers;
 mod tunnels;
 
