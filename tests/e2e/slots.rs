@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tokio::time::MissedTickBehavior;
 use wsgate_protocol::admin::ListenerStatus;
 
 use crate::configs;
@@ -83,6 +84,7 @@ async fn steps(tcp: &str, slots: &[usize], patience: bool, per_second: u32) {
     let echo = Echo::start().await;
     let gateway = Gateway::start(&config(&echo, slots[0], &[tcp])).await;
     let address = address(&gateway, 0);
+    let began = Instant::now();
     let knocks = Knocks::start(door(&gateway, 0), per_second, HOLD);
     let plain = Knocks::start(door(&gateway, 0), per_second, Duration::ZERO);
     let storm = Storm::start(&gateway.ws_url("/tunnel"), 50);
@@ -90,6 +92,8 @@ async fn steps(tcp: &str, slots: &[usize], patience: bool, per_second: u32) {
         knocks::half_open(address) > 0
     })
     .await;
+    let mut pace = tokio::time::interval(Duration::from_millis(300));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for workers in &slots[1..] {
         change(&gateway, &config(&echo, *workers, &[tcp])).await;
         let status = listener(&gateway, tcp).await.unwrap();
@@ -97,17 +101,15 @@ async fn steps(tcp: &str, slots: &[usize], patience: bool, per_second: u32) {
         if patience {
             closed_down_to(address, *workers).await;
         }
-        // New connections come to all slots that are left.
-        all_along("it is served", Duration::from_millis(300), async || {
-            gateway.try_status().await.is_ok()
-        })
-        .await;
+        pace.tick().await;
     }
     closed_down_to(address, slots[slots.len() - 1]).await;
     let status = listener(&gateway, tcp).await.unwrap();
     assert_eq!(status.retired_sockets, 0);
-    assert_served(&knocks.stop().await, 100);
-    assert_served(&plain.stop().await, 100);
+    // A machine that is busy may not keep the rate.
+    let at_least = began.elapsed().as_secs() as usize * per_second as usize / 2;
+    assert_served(&knocks.stop().await, at_least);
+    assert_served(&plain.stop().await, at_least);
     assert_eq!(load::problems(&storm.stop().await), [""; 0]);
     assert_eq!(gateway.status().await.totals.worker_restarts, 0);
     assert!(!gateway.log().contains("ERROR"), "{}", gateway.log());
@@ -137,10 +139,10 @@ async fn slots_of_an_ipv6_listener_grow_and_shrink_and_no_connection_fails() {
 
 /// Ten times 1, 8, 3, 1 slots under 2,000 connections a second, half of them held half open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a minute of two processors"]
+#[ignore = "two minutes of two processors"]
 async fn ten_times_to_eight_slots_and_back_under_2000_connections_a_second() {
     let slots: Vec<usize> = [1, 8, 3].repeat(10);
-    steps(TCP, &[&slots[..], &[1]].concat(), false, 1_000).await;
+    steps(TCP, &[&slots[..], &[1]].concat(), true, 1_000).await;
 }
 
 /// Takes the second listener away and gives it back while somebody connects to it.

@@ -246,6 +246,12 @@ impl World {
 
     fn close(&mut self, retired: u64) {
         assert!(self.free.remove(&retired), "nobody let go of it");
+        let newest = self.committed.last().copied();
+        let mut starting = self.processes.values();
+        assert!(
+            !starting.any(|process| Some(process.generation) > newest && !process.killed),
+            "a candidate may want them"
+        );
         for slot in self.of(retired) {
             self.sockets.remove(&slot);
         }

@@ -43,7 +43,6 @@ impl Group {
         }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the adoption of workers"))]
     /// A group that another supervisor made: `sockets` in the kernel's order, if that is known.
     pub(super) fn found(
         bound: SocketAddr,
