@@ -211,6 +211,20 @@ async fn a_unix_listener_that_is_removed_is_served_for_a_while_and_comes_back_as
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_removed_listener_is_closed_connects_are_refused_and_nobody_is_reset() {
+    let _alone = alone().await;
+    let echo = Echo::start().await;
+    let gateway = Gateway::start(&config(&echo, 2, &[TCP, "127.0.0.2:0"])).await;
+    let knocks = Knocks::start(door(&gateway, 1), 500, Duration::ZERO);
+    change(&gateway, &config(&echo, 1, &[TCP])).await;
+    closed_down_to(address(&gateway, 1), 0).await;
+    let seen = knocks.stop().await;
+    let connects = |problem: &String| problem.starts_with("connect: Connection refused");
+    assert!(seen.problems.keys().all(connects), "{seen:?}");
+    assert!(seen.answered > 500, "{seen:?}");
+}
+
 /// The worker that the log says serves retired sockets.
 async fn serving(gateway: &Gateway) -> u32 {
     let line = gateway.logged(&["retired sockets are served"]).await;
