@@ -1,10 +1,8 @@
 //! How servers are connected to: from which addresses, with which options, and what is said where this
 //! machine lacks something for it.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use http::Method;
@@ -21,6 +19,7 @@ use crate::support::admin::over_unix;
 use crate::support::backend::{Echo, Raw};
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
+use crate::support::network;
 use crate::support::raw::{Head, Wire, ask, get, switching, upgrade};
 use crate::support::wait::{SOON, until};
 
@@ -304,49 +303,20 @@ async fn both_sockets_of_a_tunnel_have_no_delay_and_are_kept_alive() {
     }
 }
 
-/// Set for what runs in a network of its own.
-const OWN_NETWORK: &str = "WSGATE_TEST_OWN_NETWORK";
 const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const DISABLE_IPV6: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
-
-/// A command in a network of its own, with nothing but a loopback.
-fn in_a_network_of_its_own(program: &OsStr, args: &[&str]) -> Command {
-    let mut command = Command::new("unshare");
-    let script = "ip link set lo up && exec \"$0\" \"$@\"";
-    command.args(["--user", "--map-root-user", "--net", "sh", "-c", script]);
-    command.arg(program).args(args).env(OWN_NETWORK, "1");
-    command
-}
 
 /// The range of local ports is the whole machine's, so the test runs in a network of its own. Where none may
 /// be made it shows nothing, and says so.
 #[test]
-#[expect(clippy::print_stderr, reason = "shown with --nocapture")]
 fn local_ports_that_are_used_up_are_named_and_harm_no_server() {
-    let able = in_a_network_of_its_own("true".as_ref(), &[]).output();
-    if !able.is_ok_and(|output| output.status.success()) {
-        eprintln!("not shown: unshare(1) or ip(8) may not make a network here");
-        return;
-    }
-    let tests = std::env::current_exe().unwrap();
-    let helper = "dial::helper_uses_up_local_ports";
-    let args = ["--exact", helper, "--ignored", "--nocapture"];
-    let output = in_a_network_of_its_own(tests.as_os_str(), &args)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && text.contains("1 passed"),
-        "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    network::run_alone("dial::helper_uses_up_local_ports");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "run by local_ports_that_are_used_up_are_named_and_harm_no_server"]
 async fn helper_uses_up_local_ports() {
-    let is_ours = std::env::var_os(OWN_NETWORK).is_some();
-    assert!(is_ours, "it would change this machine's range of ports");
+    network::assert_own();
     let wide = fs::read_to_string(PORT_RANGE).unwrap();
     let (one, two) = (Echo::start().await, Echo::start().await);
     let text = from(&["127.0.0.2", "127.0.0.3"], &[&one.address, &two.address]);

@@ -26,6 +26,7 @@ mod relay;
 mod reload;
 mod routes;
 mod servers;
+mod slots;
 mod timers;
 mod tunnels;
 mod watchdog;

@@ -29,8 +29,11 @@ impl Gateway {
         gateway
     }
 
+    /// What follows, but for retired sockets, which are another matter.
     fn apply(&mut self, event: Event) -> Vec<Action> {
-        self.lifecycle.apply(self.now, event)
+        let mut actions = self.lifecycle.apply(self.now, event);
+        actions.retain(|action| !matches!(action, Action::Serve { .. } | Action::LetGo { .. }));
+        actions
     }
 
     fn reload(&mut self, generation: u64, slots: usize) {

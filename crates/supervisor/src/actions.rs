@@ -234,7 +234,8 @@ impl Supervisor {
         link.send(ToWorker::Accept { sockets });
     }
 
-    fn let_go(&self, worker: WorkerId, retired: Generation) {
+    fn let_go(&mut self, worker: WorkerId, retired: Generation) {
+        self.sockets.shut(retired);
         let (sockets, _) = unzip(self.sockets.retired_by(retired));
         if sockets.is_empty() {
             // As an event, not at once: lifecycle is in the middle of its actions.

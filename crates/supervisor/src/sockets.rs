@@ -265,6 +265,15 @@ impl Sockets {
         found
     }
 
+    /// What a commit retired is about to be let go.
+    pub(crate) fn shut(&mut self, generation: Generation) {
+        for behind in self.listeners.values_mut() {
+            if let Behind::Tcp(group) = behind {
+                group.shut(generation);
+            }
+        }
+    }
+
     /// Closes what a commit retired. No worker has it any more.
     pub(crate) fn close(&mut self, generation: Generation) {
         self.listeners.retain(|_, behind| match behind {

@@ -266,19 +266,22 @@ fn vacant_slots(slots: &[VacantSlot]) -> Grid {
 }
 
 fn listeners(status: &Status) -> Grid {
-    let mut grid = Grid::new([
-        words("LISTENER"),
-        words("BOUND"),
-        figures("SOCKETS"),
-        figures("RETIRED"),
-    ]);
+    let any_retired = status.listeners.iter().any(|of| of.retired_sockets > 0);
+    let mut columns = vec![words("LISTENER"), words("BOUND"), figures("SOCKETS")];
+    if any_retired {
+        columns.push(figures("RETIRED"));
+    }
+    let mut grid = Grid::new(columns);
     for listener in &status.listeners {
-        grid.row([
+        let mut row = vec![
             Text::from(&listener.address),
             Text::from(&listener.bound),
             Text::from(listener.sockets),
-            Text::from(listener.retired_sockets),
-        ]);
+        ];
+        if any_retired {
+            row.push(Text::from(listener.retired_sockets));
+        }
+        grid.row(row);
     }
     grid
 }

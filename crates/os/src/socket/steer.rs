@@ -15,9 +15,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use libc::{
-    BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_W, sock_filter,
+    BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_W,
+    sock_filter,
 };
-use socket2::SockRef;
+use socket2::{SockFilter, SockRef};
 
 /// BPF_A of linux/filter.h: return the accumulator.
 const BPF_A: u32 = 0x10;
@@ -114,6 +115,32 @@ fn instruction(code: u32, k: u32, skip_if_not: u8) -> sock_filter {
         k,
     }
 }
+
+/// Lets a listening TCP socket take no new handshake any more, or take them again. A SYN that it gets is dropped, which its
+/// sender repeats after a second; handshakes that have begun go on, and so does accepting.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn take_handshakes(fd: BorrowedFd<'_>, takes: bool) -> io::Result<()> {
+    let socket = SockRef::from(&fd);
+    if !takes {
+        return socket.attach_filter(DROP_SYN);
+    }
+    match socket.detach_filter() {
+        Err(none) if none.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        done => done,
+    }
+}
+
+/// What a TCP socket's filter sees begins with the TCP header (RFC 9293): flags are in byte 13, SYN is 2
+/// and ACK is 16.
+const DROP_SYN: &[SockFilter] = &[
+    SockFilter::new((BPF_LD | BPF_B | BPF_ABS) as u16, 0, 0, 13),
+    SockFilter::new((BPF_ALU | BPF_AND | BPF_K) as u16, 0, 0, 0x12),
+    SockFilter::new((BPF_JMP | BPF_JEQ | BPF_K) as u16, 0, 1, 0x02),
+    SockFilter::new((BPF_RET | BPF_K) as u16, 0, 0, 0),
+    SockFilter::new((BPF_RET | BPF_K) as u16, 0, 0, u32::MAX),
+];
 
 /// Writes a socket's place in its group on the socket itself, where another process that gets the
 /// descriptor can read it; `None` wipes it out. The kernel tells nobody the order of a group.

@@ -21,6 +21,10 @@ pub(super) struct Group {
     ordered: bool,
     /// Whether a program may be attached.
     steered: bool,
+    /// Whether sockets may drop SYNs.
+    shut: bool,
+    /// Whether the configuration has the listener.
+    wanted: bool,
 }
 
 /// A socket that listens.
@@ -40,6 +44,8 @@ impl Group {
             members: Vec::new(),
             ordered: true,
             steered: false,
+            shut: false,
+            wanted: true,
         }
     }
 
@@ -61,6 +67,8 @@ impl Group {
             ordered,
             // By that supervisor; nobody can tell.
             steered: true,
+            shut: true,
+            wanted: true,
         };
         group.note_places();
         group
@@ -115,6 +123,8 @@ impl Group {
     /// The listener is wanted, with so many slots: what is beyond them is retired by this
     /// commit, unless an older one has and no new connection came to it since.
     pub(super) fn settle(&mut self, slots: usize, generation: Generation) {
+        self.wanted = true;
+        self.open();
         let ordered = self.ordered;
         for member in &mut self.members {
             if member.slot < slots || !ordered {
@@ -131,8 +141,31 @@ impl Group {
 
     /// The listener is gone: all of it is retired.
     pub(super) fn retire(&mut self, generation: Generation) {
+        self.wanted = false;
         for member in &mut self.members {
             member.retired.get_or_insert(generation);
+        }
+    }
+
+    /// What a commit retired is about to be closed: nothing new begins where nobody is left to steer to. So
+    /// a connection that comes between the last accept and the close is refused, a second later, and not reset.
+    pub(super) fn shut(&mut self, retired: Generation) {
+        if self.wanted {
+            return;
+        }
+        self.shut = true;
+        let retired = |member: &&Member| member.retired == Some(retired);
+        for member in self.members.iter().filter(retired) {
+            take_handshakes(member, false);
+        }
+    }
+
+    /// Takes back what [`Group::shut`] did.
+    fn open(&mut self) {
+        if std::mem::take(&mut self.shut) {
+            for member in &self.members {
+                take_handshakes(member, true);
+            }
         }
     }
 
@@ -189,6 +222,12 @@ impl Group {
         for (place, member) in self.members.iter().enumerate() {
             note(&member.socket, self.ordered.then_some(place));
         }
+    }
+}
+
+fn take_handshakes(member: &Member, takes: bool) {
+    if let Err(error) = steer::take_handshakes(member.socket.as_fd(), takes) {
+        tracing::warn!(takes, slot = member.slot, %error, "a socket goes on as it was with new handshakes");
     }
 }
 

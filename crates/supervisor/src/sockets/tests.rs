@@ -113,6 +113,9 @@ fn a_listener_that_is_removed_is_retired_whole_and_taken_back_whole() {
         .collect();
     assert_eq!(counts, [(0, 2), (0, 1)]);
     let _waits = TcpStream::connect(bound).unwrap();
+    sockets.shut(2);
+    let wait = std::time::Duration::from_millis(50);
+    assert!(TcpStream::connect_timeout(&bound, wait).is_err());
     commit(&mut sockets, &both, 3);
     assert_eq!(slots(&sockets.retired_by(2)), []);
     assert_eq!(group(&sockets, TCP).bound, bound);

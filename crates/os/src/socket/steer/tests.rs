@@ -198,6 +198,33 @@ fn a_handshake_under_way_stays_with_the_socket_that_got_its_syn() {
 }
 
 #[test]
+fn a_socket_that_takes_no_handshake_ends_those_that_have_begun() {
+    let test = |group: Group| {
+        let begun = socket2::Socket::new(
+            socket2::Domain::for_address(group.address),
+            socket2::Type::STREAM,
+            None,
+        )
+        .unwrap();
+        begun.set_tcp_quickack(false).unwrap();
+        begun.connect(&group.address.into()).unwrap();
+        let listener = group.sockets[0].as_fd();
+        take_handshakes(listener, false).unwrap();
+        let wait = Duration::from_millis(50);
+        let late = TcpStream::connect_timeout(&group.address, wait).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        begun.send(b"data").unwrap();
+        assert!(group.sockets[0].accept().is_ok());
+        for _ in 0..2 {
+            take_handshakes(listener, true).unwrap();
+            TcpStream::connect(group.address).unwrap();
+            assert!(group.sockets[0].accept().is_ok());
+        }
+    };
+    on_both(test, 1);
+}
+
+#[test]
 fn nonsense_is_refused() {
     let group = Group::new("127.0.0.1:0", 1).unwrap();
     let socket = group.sockets[0].as_fd();
