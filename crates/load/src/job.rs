@@ -133,6 +133,8 @@ pub enum Work {
 pub enum Until {
     /// After this time, the warm-up not included.
     Elapsed(Duration),
+    /// When told to ([`crate::fleet::Halt`]), and not before.
+    Halted,
     /// After so many messages (or short tunnels) of all.
     Total(u64),
     /// After so many messages of each tunnel.

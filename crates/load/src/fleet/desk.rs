@@ -8,7 +8,7 @@ use crate::check::{Faults, Pattern, mix};
 use crate::frame::{BINARY, FIN, Header, LONGEST_HEADER, mask};
 use crate::histogram::Histogram;
 use crate::job::Open;
-use crate::report::{End, Report};
+use crate::report::{ENDINGS, End, Ending, Report};
 
 /// Bytes of one read; see the echo server's.
 const READ: usize = 128 * 1024;
@@ -63,6 +63,8 @@ pub(crate) struct Tally {
     pub(crate) handshakes: Histogram,
     pub(crate) lives: u64,
     pub(crate) ends: BTreeMap<End, u64>,
+    /// Of [`Report::endings`].
+    endings: Vec<Ending>,
     pub(crate) faults: Faults,
     pub(crate) unanswered: u64,
     /// Messages on their way.
@@ -141,8 +143,11 @@ pub(crate) const fn masking_key(tunnel: u32, sequence: u64) -> [u8; 4] {
 }
 
 impl Tally {
-    pub(crate) fn end(&mut self, end: End) {
-        *self.ends.entry(end).or_default() += 1;
+    pub(crate) fn end(&mut self, ending: Ending) {
+        *self.ends.entry(ending.end).or_default() += 1;
+        if ending.end != End::Polite && self.endings.len() < ENDINGS {
+            self.endings.push(ending);
+        }
     }
 
     /// The measured part begins.
@@ -173,6 +178,7 @@ impl Tally {
         report.stuck = self.flying;
         let ends = std::mem::take(&mut self.ends).into_iter();
         report.ends = ends.map(|(end, n)| (end.to_string(), n)).collect();
+        report.endings = std::mem::take(&mut self.endings);
         report.open = self.opened;
     }
 }

@@ -4,6 +4,7 @@
 mod traffic;
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use mio::{Interest, Registry, Token};
@@ -16,7 +17,8 @@ use crate::fleet::tunnel::traffic::NORMAL;
 use crate::frame::FrameReader;
 use crate::handshake::{Head, LONGEST_HEAD, accept, head_length, key, request};
 use crate::job::Mode;
-use crate::report::End;
+use crate::machine;
+use crate::report::{End, Ending};
 use crate::wire::Wire;
 
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(crate) struct Tunnel {
     index: usize,
     wire: Option<Wire>,
     phase: Phase,
+    /// Asked for at once: a connection that was reset may not know it any more.
+    local: Option<SocketAddr>,
     number: u32,
     began: Instant,
     /// When its wait is over, where it waits for something.
@@ -73,6 +77,7 @@ impl Tunnel {
             index,
             wire: None,
             phase: Phase::Gone,
+            local: None,
             number: 0,
             began: Instant::now(),
             deadline: None,
@@ -119,6 +124,7 @@ impl Tunnel {
         self.checker = Checker::new(Some(self.number));
         match opened {
             Ok(stream) => {
+                self.local = stream.local_addr().ok();
                 self.wire = Some(Wire::new(stream));
                 self.deadline = Some(desk.wait(self.index));
                 None
@@ -312,23 +318,36 @@ impl Tunnel {
 
     /// Closes the connection and accounts for it.
     fn end(&mut self, desk: &mut Desk, end: End) -> Change {
+        let settled = self.is_settled(desk);
+        let lost = self.sent - self.answered(desk).min(self.sent);
+        let unanswered = if settled { 0 } else { lost };
+        let ending = self.ending(end, unanswered);
         let tally = &mut desk.tally;
         if self.is_open() {
             tally.opened -= 1;
         }
         tally.live -= 1;
         tally.lives += u64::from(end == End::Polite);
-        tally.end(end);
-        let settled = self.is_settled(desk);
-        let lost = self.sent - self.answered(desk).min(self.sent);
-        let tally = &mut desk.tally;
-        tally.unanswered += if settled { 0 } else { lost };
+        tally.end(ending);
+        tally.unanswered += unanswered;
         tally.flying -= lost;
         tally.faults.add(&self.checker.take_faults());
         self.phase = Phase::Gone;
         self.wire = None;
         self.deadline = None;
         Change::Ended(end)
+    }
+
+    fn ending(&self, end: End, unanswered: u64) -> Ending {
+        let ended = machine::now();
+        Ending {
+            local: self.local,
+            began: ended.saturating_sub(self.began.elapsed()),
+            ended,
+            opened: !matches!(self.phase, Phase::Connecting | Phase::Asking(_)),
+            end,
+            unanswered,
+        }
     }
 }
 
