@@ -71,6 +71,7 @@ impl<'a> Faults<'a> {
             Kind::KillSupervisor => self.kill_supervisor(false)?,
             Kind::KillSupervisorBadFile => self.kill_supervisor(true)?,
             Kind::Drain => self.toggle_server()?,
+            Kind::Close => self.close_some(&mut numbers)?,
         }
         Ok(true)
     }

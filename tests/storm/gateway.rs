@@ -144,6 +144,12 @@ impl Gateway {
         self.call("GET", &query, "")?.json()
     }
 
+    /// Closes a tunnel, as the operator does.
+    pub(crate) fn close(&self, tunnel: &str) -> io::Result<()> {
+        self.call("DELETE", &format!("/v1/tunnels/{tunnel}"), "")?
+            .expect(200)
+    }
+
     /// Asks for a reload; the answer whatever it is.
     pub(crate) fn reload(&self) -> io::Result<Answer> {
         self.call("POST", "/v1/reload", "")

@@ -16,7 +16,7 @@ use crate::crowd::Seen;
 /// A reset comes at once; a fleet that waits for its core sees it later.
 const LATE: Duration = Duration::from_secs(5);
 
-/// One kill.
+/// One kill, or one order to close tunnels.
 #[derive(Clone, Debug)]
 pub(crate) struct Break {
     pub(crate) fault: usize,
@@ -27,6 +27,8 @@ pub(crate) struct Break {
     pub(crate) gone: Duration,
     /// The steady tunnels that it held.
     pub(crate) tunnels: Vec<SocketAddr>,
+    /// They are closed with this code, and their worker lives on.
+    pub(crate) close: Option<u16>,
 }
 
 /// What came of it.
@@ -78,7 +80,7 @@ pub(crate) fn judge(seen: &Seen, breaks: &[Break], leave: Leave) -> Verdict {
     }
     if verdict.broken != named && !leave.overlap {
         let problem = format!(
-            "{named} tunnels were on workers that were killed, {} of them broke",
+            "{named} tunnels were named by faults, {} of them broke",
             verdict.broken
         );
         verdict.unexplained.push(problem);
@@ -114,17 +116,24 @@ impl Break {
                 .is_some_and(|local| self.tunnels.contains(&local))
     }
 
-    /// Whether the worker may have held it.
+    /// Whether the worker that was killed may have held it.
     fn may_have_cut(&self, ending: &Ending) -> bool {
-        ending.began <= self.gone && self.is_cut(ending)
+        self.close.is_none() && ending.began <= self.gone && self.is_cut(ending)
     }
 
-    /// Whether it ended as a kill ends, and when this one did.
+    /// Whether it ended as this fault ends tunnels, and when this one did.
     fn is_cut(&self, ending: &Ending) -> bool {
-        let kind = matches!(
-            ending.end,
-            End::Reset | End::Fin | End::NoAnswer | End::ResetBeforeAnswer | End::CloseUnanswered
-        );
+        let kind = match self.close {
+            Some(code) => ending.end == End::Closed(code),
+            None => matches!(
+                ending.end,
+                End::Reset
+                    | End::Fin
+                    | End::NoAnswer
+                    | End::ResetBeforeAnswer
+                    | End::CloseUnanswered
+            ),
+        };
         kind && ending.ended >= self.from && ending.ended <= self.gone + LATE
     }
 }

@@ -62,6 +62,8 @@ pub(crate) enum Kind {
     KillSupervisorBadFile,
     /// A server is taken out, or put in again.
     Drain,
+    /// The operator closes some tunnels.
+    Close,
 }
 
 /// All that this version of wsgate is to stand.
@@ -81,6 +83,7 @@ const ALL: &[Kind] = &[
     Kind::KillSupervisor,
     Kind::KillSupervisorBadFile,
     Kind::Drain,
+    Kind::Close,
 ];
 
 /// Those of the short storm.
@@ -96,6 +99,7 @@ const SHORT: &[Kind] = &[
     Kind::AddressInUse,
     Kind::FullDisk,
     Kind::Drain,
+    Kind::Close,
 ];
 
 /// The seeds of [`Name::All`], besides the one that is given.
@@ -227,7 +231,7 @@ struct Usual {
 
 const fn usual(name: Name) -> Usual {
     let (tunnels, rate, slots, faults, kinds): (_, _, _, _, &[Kind]) = match name {
-        Name::Short => (200, 40.0, 2, 12, SHORT),
+        Name::Short => (200, 40.0, 2, 24, SHORT),
         Name::Reloads => (2_000, 200.0, 2, 136, &[Kind::Reload]),
         Name::Slots => (500, 2_000.0, 1, 30, &[Kind::Slots]),
         Name::Stop => (1_000, 200.0, 2, 5, &[Kind::Stop]),

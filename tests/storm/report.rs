@@ -165,7 +165,7 @@ impl Report {
         )?;
         writeln!(
             f,
-            "  tunnels           {} named by kills, {} broke with {} messages in flight; {} closed with 1012 ({} in flight)",
+            "  tunnels           {} named by faults, {} broke with {} messages in flight; {} closed with 1012 ({} in flight)",
             verdict.named,
             verdict.broken,
             verdict.unanswered,

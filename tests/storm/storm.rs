@@ -147,7 +147,7 @@ fn all_faults(plan: &Plan, faults: &mut Faults<'_>, report: &mut Report) -> io::
             let due = spread * number as u32 / plan.steps.len() as u32;
             pass(due.saturating_sub(began.elapsed()));
         }
-        let row = report.rows.entry(step.kind).or_insert_with(Row::default);
+        let row = report.rows.entry(step.kind).or_default();
         match faults.strike(number, step) {
             Ok(done) => row.done += u64::from(done),
             Err(error) => report
@@ -162,7 +162,9 @@ fn all_faults(plan: &Plan, faults: &mut Faults<'_>, report: &mut Report) -> io::
         let settled = faults.settle()?;
         row.slowest = row.slowest.max(settled);
         if plan.spread.is_none() {
-            pass(Duration::from_millis(step.numbers.clone().between(CALM.0, CALM.1)));
+            pass(Duration::from_millis(
+                step.numbers.clone().between(CALM.0, CALM.1),
+            ));
         }
     }
     if let Some(spread) = plan.spread {

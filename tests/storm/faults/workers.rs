@@ -1,11 +1,11 @@
-//! Workers that are killed, and workers that are stopped.
+//! Workers that are killed, workers that are stopped, and tunnels that are closed.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use wsgate_load::machine::now;
-use wsgate_protocol::admin::{GenerationState, WorkerState, WorkerStatus};
+use wsgate_protocol::admin::{CLOSE_CODE, GenerationState, Tunnel, WorkerState, WorkerStatus};
 
 use super::Faults;
 use crate::guest::{Door, Guest};
@@ -20,6 +20,9 @@ const END: Duration = Duration::from_secs(10);
 /// What the watchdog may need beyond its `timeout` until the process is gone: the steps from its sockets' other worker to
 /// SIGKILL, and a machine that is busy.
 const SLACK: Duration = Duration::from_secs(5);
+
+/// So many tunnels are closed by the operator at once, or a quarter of all.
+const CLOSED: usize = 100;
 
 /// Connections that are begun when a worker has just been stopped, for its queue and the others'.
 const QUEUED: usize = 32;
@@ -90,6 +93,10 @@ impl Faults<'_> {
     /// Names the tunnels that will break.
     fn begin(&self, pid: u32) -> io::Result<Break> {
         let tunnels = self.gateway.tunnels(pid)?;
+        self.name(&tunnels, None)
+    }
+
+    fn name(&self, tunnels: &[Tunnel], close: Option<u16>) -> io::Result<Break> {
         let listed = now();
         let clients = tunnels.iter().map(|tunnel| tunnel.client.parse());
         Ok(Break {
@@ -100,7 +107,30 @@ impl Faults<'_> {
             tunnels: clients
                 .collect::<Result<_, _>>()
                 .map_err(io::Error::other)?,
+            close,
         })
+    }
+
+    /// The operator closes some tunnels of one worker. They come back to the active generation, so that kills of its
+    /// workers find some there.
+    pub(super) fn close_some(&mut self, numbers: &mut Numbers) -> io::Result<()> {
+        let mut workers = self.gateway.status()?.workers;
+        workers.sort_by_key(|worker| worker.tunnels);
+        let Some(fullest) = workers.last() else {
+            return Err(io::Error::other("no worker"));
+        };
+        let mut tunnels = self.gateway.tunnels(fullest.pid)?;
+        let most = (self.tunnels as usize / 4).min(CLOSED).min(tunnels.len());
+        while tunnels.len() > most {
+            tunnels.swap_remove(numbers.below(tunnels.len() as u64) as usize);
+        }
+        let mut cut = self.name(&tunnels, Some(CLOSE_CODE))?;
+        tunnels
+            .iter()
+            .try_for_each(|tunnel| self.gateway.close(&tunnel.id))?;
+        cut.gone = now();
+        self.breaks.push(cut);
+        Ok(())
     }
 
     /// A worker by chance: of the active generation, or one of the others that holds tunnels.
