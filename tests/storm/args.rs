@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) generations: Option<u32>,
 
-    /// Last messages of handshakes are held back for so many milliseconds, so that connections are half open for as long.
+    /// New connections are half open for so many milliseconds, less than 200: the client's last ACK comes with its request.
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
     pub(crate) held: Option<u32>,
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use wsgate_load::job::{Open, Run, Until, Work};
 use wsgate_load::report::Report;
@@ -70,6 +71,7 @@ impl Crowd {
             if target.is_ipv4() {
                 open.sources = SOURCES.map(IpAddr::V4).to_vec();
             }
+            open.held = Duration::from_millis(plan.held.unwrap_or(0).into());
             short.open(&open)?;
             short.start(&run(Work::Arrivals {
                 per_second: plan.rate * share,

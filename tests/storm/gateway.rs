@@ -200,8 +200,12 @@ impl Gateway {
 
     /// What keeps the gateway from being as the storm wants it, with so many steady tunnels.
     pub(crate) fn amiss(&self, steady: u32) -> Option<String> {
-        match self.status() {
-            Ok(status) => self.amiss_in(&status, steady),
+        let text: io::Result<serde_json::Value> =
+            self.call("GET", "/v1/status", "").and_then(|it| it.json());
+        let status = text.and_then(|text| Ok((retiring(&text), serde_json::from_value(text)?)));
+        match status {
+            Ok((false, status)) => self.amiss_in(&status, steady),
+            Ok((true, _)) => Some("sockets are being retired".to_owned()),
             Err(error) => Some(error.to_string()),
         }
     }
@@ -310,6 +314,15 @@ impl Drop for Gateway {
         drop(self.supervisor.kill());
         drop(self.supervisor.wait());
     }
+}
+
+/// Whether sockets are served that no slot or listener has any more. A version that has no such state has no such field.
+fn retiring(status: &serde_json::Value) -> bool {
+    let listeners = status["listeners"].as_array().into_iter().flatten();
+    listeners.into_iter().any(|listener| {
+        listener["retired_sockets"].as_u64().unwrap_or(0) > 0
+            || listener["retired"].as_bool().unwrap_or(false)
+    })
 }
 
 fn spawn(program: &Path, dir: &Path, group: u32) -> io::Result<Child> {

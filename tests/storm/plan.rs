@@ -231,7 +231,7 @@ struct Usual {
 
 const fn usual(name: Name) -> Usual {
     let (tunnels, rate, slots, faults, kinds): (_, _, _, _, &[Kind]) = match name {
-        Name::Short => (200, 40.0, 2, 24, SHORT),
+        Name::Short => (200, 40.0, 2, 18, SHORT),
         Name::Reloads => (2_000, 200.0, 2, 136, &[Kind::Reload]),
         Name::Slots => (500, 2_000.0, 1, 30, &[Kind::Slots]),
         Name::Stop => (1_000, 200.0, 2, 5, &[Kind::Stop]),

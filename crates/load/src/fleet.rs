@@ -179,6 +179,9 @@ impl Fleet {
     /// Waits for events, at most so long, and lets their tunnels go on. What changed is added
     /// to `changes`.
     fn turn(&mut self, wait: Duration) -> io::Result<()> {
+        let release = self.desk.next_release();
+        let release = release.map(|at| at.saturating_duration_since(Instant::now()));
+        let wait = release.map_or(wait, |release| wait.min(release));
         match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             polled => polled?,
@@ -197,6 +200,10 @@ impl Fleet {
 
     fn end_waits(&mut self) {
         let now = Instant::now();
+        while let Some(index) = self.desk.released(now) {
+            let change = self.tunnels[index].release(&mut self.desk);
+            self.changes.extend(change.map(|change| (index, change)));
+        }
         while let Some((deadline, index)) = self.desk.overdue(now) {
             if let Some(change) = self.tunnels[index].overdue(&mut self.desk, deadline) {
                 self.changes.push((index, change));

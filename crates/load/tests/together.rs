@@ -191,6 +191,50 @@ fn rates_are_kept_and_tunnels_renewed() {
 }
 
 #[test]
+fn connections_that_are_held_are_half_open_and_served_later() {
+    let server = Server::start();
+    let held = Duration::from_millis(50);
+    let open = Open {
+        held,
+        ..open(server.address, 0)
+    };
+    let mut fleet = Fleet::open(open).unwrap();
+    let port = format!(":{:04X} ", server.address.port());
+    let half_open = thread::spawn(move || {
+        let began = std::time::Instant::now();
+        loop {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            // Local address, remote address, 03 is SYN_RECV.
+            let found = sockets.lines().any(|line| {
+                let mut fields = line.split_whitespace().skip(1);
+                let local = fields.next().unwrap_or_default();
+                format!("{local} ").ends_with(&port) && fields.nth(1) == Some("03")
+            });
+            if found || began.elapsed() > LIMIT {
+                return found;
+            }
+        }
+    });
+    let run = Run {
+        work: Work::Arrivals {
+            per_second: 100.0,
+            echoes: 1,
+        },
+        until: Until::Elapsed(Duration::from_millis(500)),
+        ..Run::default()
+    };
+    let report = fleet.run(&run).unwrap();
+    sound(&report);
+    assert!(report.ends["polite"] > 10, "{report:?}");
+    assert!(report.handshakes.count > 0);
+    assert!(
+        report.handshakes.p50 >= held.as_nanos() as u64,
+        "{report:?}"
+    );
+    assert!(half_open.join().unwrap(), "none was half open");
+}
+
+#[test]
 fn a_run_until_halted_goes_on_until_then() {
     let server = Server::start();
     let mut fleet = server.fleet(5);

@@ -32,8 +32,7 @@ const WAITS: Duration = Duration::from_millis(100);
 
 impl Faults<'_> {
     pub(super) fn kill_active(&mut self, numbers: &mut Numbers) -> io::Result<()> {
-        let victim = self.victim(numbers, WorkerState::Active)?;
-        let victim = victim.ok_or_else(|| io::Error::other("no worker is active"))?;
+        let victim = self.active_victim(numbers)?;
         self.kill(&victim)
     }
 
@@ -58,8 +57,7 @@ impl Faults<'_> {
 
     /// SIGSTOP: the watchdog must see it, and end it. Without one the worker goes on after the limit.
     pub(super) fn stop_worker(&mut self, numbers: &mut Numbers) -> io::Result<()> {
-        let victim = self.victim(numbers, WorkerState::Active)?;
-        let victim = victim.ok_or_else(|| io::Error::other("no worker is active"))?;
+        let victim = self.active_victim(numbers)?;
         let limit = self.watchdog.unwrap_or_default() + SLACK;
         let mut cut = self.begin(victim.pid)?;
         let began = Instant::now();
@@ -131,6 +129,18 @@ impl Faults<'_> {
         cut.gone = now();
         self.breaks.push(cut);
         Ok(())
+    }
+
+    /// One that accepts, and holds tunnels: where none does some are brought there.
+    fn active_victim(&mut self, numbers: &mut Numbers) -> io::Result<WorkerStatus> {
+        let workers = self.gateway.status()?.workers;
+        let active = workers.iter().filter(|it| it.state == WorkerState::Active);
+        if active.map(|it| it.tunnels).sum::<u64>() < u64::from(self.tunnels) / 10 {
+            self.close_some(numbers)?;
+            self.settle()?;
+        }
+        let victim = self.victim(numbers, WorkerState::Active)?;
+        victim.ok_or_else(|| io::Error::other("no worker is active"))
     }
 
     /// A worker by chance: of the active generation, or one of the others that holds tunnels.

@@ -30,6 +30,8 @@ pub(crate) struct Desk {
     pub(crate) tally: Tally,
     /// Who waits for something, and until when. All wait equally long, so the first is the next.
     waits: VecDeque<(Instant, usize)>,
+    /// Who holds its request back, and until when; all equally long as well.
+    held: VecDeque<(Instant, usize)>,
 }
 
 /// What every tunnel does now.
@@ -85,6 +87,7 @@ impl Desk {
             orders: Orders::REST,
             tally: Tally::default(),
             waits: VecDeque::new(),
+            held: VecDeque::new(),
             open,
         }
     }
@@ -128,6 +131,24 @@ impl Desk {
         let until = Instant::now() + PATIENCE;
         self.waits.push_back((until, index));
         until
+    }
+
+    /// When a tunnel that holds its request back from now on may send it.
+    pub(crate) fn hold(&mut self, index: usize) -> Instant {
+        let until = Instant::now() + self.open.held;
+        self.held.push_back((until, index));
+        until
+    }
+
+    /// The next one that may send its request.
+    pub(crate) fn released(&mut self, now: Instant) -> Option<usize> {
+        let over = self.held.front().is_some_and(|(until, _)| *until <= now);
+        over.then(|| self.held.pop_front()).flatten().map(|it| it.1)
+    }
+
+    /// When that will be.
+    pub(crate) fn next_release(&self) -> Option<Instant> {
+        self.held.front().map(|(until, _)| *until)
     }
 
     /// The next one whose time is over.

@@ -30,6 +30,8 @@ pub(crate) struct Tunnel {
     local: Option<SocketAddr>,
     number: u32,
     began: Instant,
+    /// When it may send its request, if it holds it back.
+    held: Option<Instant>,
     /// When its wait is over, where it waits for something.
     deadline: Option<Instant>,
     reader: FrameReader,
@@ -80,6 +82,7 @@ impl Tunnel {
             local: None,
             number: 0,
             began: Instant::now(),
+            held: None,
             deadline: None,
             reader: FrameReader::new(),
             checker: Checker::new(None),
@@ -109,7 +112,8 @@ impl Tunnel {
         let began = Instant::now();
         let (target, source) = desk.turn();
         desk.tally.live += 1;
-        let opened = connect(target, source).and_then(|mut stream| {
+        let held = !desk.open.held.is_zero();
+        let opened = connect(target, source, held).and_then(|mut stream| {
             let interest = Interest::READABLE | Interest::WRITABLE;
             registry.register(&mut stream, Token(self.index), interest)?;
             Ok(stream)
@@ -167,6 +171,14 @@ impl Tunnel {
     pub(crate) fn close(&mut self, desk: &mut Desk) -> Option<Change> {
         let sent = self.send_close(desk, &NORMAL, true);
         sent.err().map(|end| self.end(desk, end))
+    }
+
+    /// It may have held its request back until now.
+    pub(crate) fn release(&mut self, desk: &mut Desk) -> Option<Change> {
+        match self.phase {
+            Phase::Connecting => self.serve(desk),
+            _ => None,
+        }
     }
 
     /// A wait that was to be over then.
@@ -258,7 +270,7 @@ impl Tunnel {
     }
 
     /// Sends the request once the connection stands.
-    fn ask(&mut self, desk: &Desk) -> Result<(), End> {
+    fn ask(&mut self, desk: &mut Desk) -> Result<(), End> {
         let Some(wire) = &mut self.wire else {
             return Ok(());
         };
@@ -267,6 +279,12 @@ impl Tunnel {
         }
         if wire.stream().peer_addr().is_err() {
             return Ok(());
+        }
+        if !desk.open.held.is_zero() {
+            let until = *self.held.get_or_insert_with(|| desk.hold(self.index));
+            if until > Instant::now() {
+                return Ok(());
+            }
         }
         let request = request(&desk.open.host, &desk.path, &key(u64::from(self.number)));
         let written = wire.write(request.as_bytes());
