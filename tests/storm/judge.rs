@@ -49,8 +49,8 @@ pub(crate) struct Verdict {
     pub(crate) unanswered_closed: u64,
     /// Steady ones that a kill may have broken though it did not name them; only where faults overlap.
     pub(crate) unnamed: u64,
-    /// All others, in words.
-    pub(crate) unexplained: Vec<String>,
+    /// All others: what ended and how, how often, and the first of them.
+    pub(crate) unexplained: BTreeMap<String, (u64, String)>,
 }
 
 /// What may be besides kills.
@@ -75,15 +75,15 @@ pub(crate) fn judge(seen: &Seen, breaks: &[Break], leave: Leave) -> Verdict {
     for ending in &seen.short.endings {
         match breaks.iter().any(|one| one.may_have_cut(ending)) {
             true => verdict.short += 1,
-            false => verdict.unexplained.push(words("new connection", ending)),
+            false => verdict.cannot_explain("new connection", ending),
         }
     }
     if verdict.broken != named && !leave.overlap {
-        let problem = format!(
-            "{named} tunnels were named by faults, {} of them broke",
-            verdict.broken
-        );
-        verdict.unexplained.push(problem);
+        let first = format!("{named} were named, {} of them ended so", verdict.broken);
+        let kind = "tunnels that a fault must have broken live on".to_owned();
+        verdict
+            .unexplained
+            .insert(kind, (named - verdict.broken, first));
     }
     verdict
 }
@@ -102,8 +102,13 @@ impl Verdict {
             self.unnamed += 1;
             self.unanswered += ending.unanswered;
         } else {
-            self.unexplained.push(words("tunnel", ending));
+            self.cannot_explain("tunnel", ending);
         }
+    }
+
+    fn cannot_explain(&mut self, what: &str, ending: &Ending) {
+        let all = self.unexplained.entry(format!("{what}: {}", ending.end));
+        all.or_insert_with(|| (0, words(ending))).0 += 1;
     }
 }
 
@@ -138,14 +143,11 @@ impl Break {
     }
 }
 
-fn words(what: &str, ending: &Ending) -> String {
+fn words(ending: &Ending) -> String {
     let local = ending
         .local
-        .map_or_else(|| "?".to_owned(), |local| local.to_string());
-    let when = ending.ended.as_secs_f64();
-    let age = (ending.ended.saturating_sub(ending.began)).as_secs_f64();
-    format!(
-        "{what} from {local}: {}, {} unanswered, {age:.3} s old, at {when:.3}",
-        ending.end, ending.unanswered
-    )
+        .map_or_else(|| "?".to_owned(), |it| it.to_string());
+    let age = ending.ended.saturating_sub(ending.began).as_secs_f64();
+    let (when, unanswered) = (ending.ended.as_secs_f64(), ending.unanswered);
+    format!("from {local}, {age:.3} s old, {unanswered} messages in flight, at {when:.3}")
 }

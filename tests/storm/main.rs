@@ -36,6 +36,9 @@ mod storm;
 mod wait;
 
 use std::process::ExitCode;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -54,17 +57,41 @@ fn main() -> ExitCode {
     let mut failed = false;
     for plan in plans {
         eprintln!("storm {plan}");
+        let _watch = watch(plan.longest());
         let report = storm::run(&args, plan);
         if args.json {
             println!("{}", report.json());
         } else {
             println!("{report}");
         }
-        failed |= !report.failures.is_empty();
+        failed |= !report.failures.is_empty() || !summarize(&report);
     }
     if failed {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
     }
+}
+
+/// Where `scripts/test` wants it, leaves a line for its summary.
+fn summarize(report: &report::Report) -> bool {
+    let Some(path) = std::env::var_os("WSGATE_STORM_SUMMARY") else {
+        return true;
+    };
+    let written = std::fs::write(path, report.summary());
+    written
+        .map_err(|error| eprintln!("summary: {error}"))
+        .is_ok()
+}
+
+/// Ends this process when its time is over; the keeper sees that it is gone. To be held as long as the storm goes on.
+fn watch(limit: Duration) -> Sender<()> {
+    let (runs, ended) = channel();
+    thread::spawn(move || {
+        if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("error: not done within {limit:?}");
+            std::process::exit(1);
+        }
+    });
+    runs
 }

@@ -209,6 +209,12 @@ impl Plan {
         plan
     }
 
+    /// A storm that is not over then hangs.
+    pub(crate) fn longest(&self) -> Duration {
+        let faults = Duration::from_secs(30) * self.steps.len() as u32;
+        Duration::from_secs(180) + faults + self.spread.unwrap_or_default()
+    }
+
     /// Whether some fault is of this kind.
     pub(crate) fn has(&self, kind: Kind) -> bool {
         self.steps.iter().any(|step| step.kind == kind)

@@ -13,9 +13,6 @@ use crate::judge::Verdict;
 use crate::plan::{Kind, Plan};
 use crate::storm::Rows;
 
-/// So many ends are told one by one.
-const TOLD: usize = 20;
-
 /// One kind of fault.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Row {
@@ -90,13 +87,9 @@ impl Report {
                 row.broken += broken;
             }
         }
-        let mut told = std::mem::take(&mut verdict.unexplained);
-        let more = told.len().saturating_sub(TOLD);
-        told.truncate(TOLD);
-        self.failures
-            .extend(told.into_iter().map(|one| format!("unexplained: {one}")));
-        if more > 0 {
-            self.failures.push(format!("unexplained: {more} more"));
+        for (what, (count, first)) in std::mem::take(&mut verdict.unexplained) {
+            let failure = format!("unexplained: {count} × {what}; the first {first}");
+            self.failures.push(failure);
         }
         self.verdict = verdict;
     }
@@ -104,6 +97,17 @@ impl Report {
     pub(crate) fn left_over(&mut self, left: Vec<String>) {
         self.failures
             .extend(left.into_iter().map(|one| format!("left over: {one}")));
+    }
+
+    /// One line for the summary of all tests.
+    pub(crate) fn summary(&self) -> String {
+        let faults: u64 = self.rows.values().map(|row| row.done).sum();
+        format!(
+            "{faults} faults, {} messages, {} tunnels broken by them, {} failures",
+            self.steady.messages + self.short.messages,
+            self.verdict.broken,
+            self.failures.len()
+        )
     }
 
     /// One line for machines.
