@@ -157,19 +157,21 @@ fn all_faults(plan: &Plan, faults: &mut Faults<'_>, report: &mut Report) -> io::
         report.by_fault.insert(number, step.kind);
         if plan.overlap {
             pass(Duration::from_millis(step.numbers.clone().below(OVERLAP)));
+        }
+        // Faults that are spread come when they are due.
+        if plan.overlap || plan.spread.is_some() {
             continue;
         }
-        let settled = faults.settle()?;
-        row.slowest = row.slowest.max(settled);
-        if plan.spread.is_none() {
-            pass(Duration::from_millis(
-                step.numbers.clone().between(CALM.0, CALM.1),
-            ));
-        }
+        row.slowest = row.slowest.max(faults.settle()?);
+        let (least, most) = CALM;
+        pass(Duration::from_millis(
+            step.numbers.clone().between(least, most),
+        ));
     }
     if let Some(spread) = plan.spread {
         pass(spread.saturating_sub(began.elapsed()));
     }
+    faults.settle()?;
     Ok(())
 }
 

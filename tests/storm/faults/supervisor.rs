@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use wsgate_protocol::admin::ServerState;
+
 use super::Faults;
 use crate::wait::pass;
 
@@ -12,6 +14,7 @@ const ABSENT: Duration = Duration::from_secs(2);
 impl Faults<'_> {
     /// The operator's word must outlive it: that is part of being settled.
     pub(super) fn kill_supervisor(&mut self, bad_file: bool) -> io::Result<()> {
+        self.gateway.set_server(ServerState::Drain)?;
         if bad_file {
             let text = self.gateway.site.text(&self.gateway.shape);
             self.gateway.write_text(&format!("workers = = 2\n{text}"))?;
