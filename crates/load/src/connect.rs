@@ -13,9 +13,15 @@ const BACKLOG: i32 = 4096;
 
 /// Begins a connection, from a source address if one is given. It stands, or has failed, once the socket
 /// is writable.
-pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+///
+/// One that is held does not end the handshake by itself: without TCP_QUICKACK the kernel delays the last ACK, for the first
+/// data to ride on, by up to 200 ms (tcp(7)). So long the server's side is in SYN_RECV, though it stands for the client.
+pub(crate) fn connect(to: SocketAddr, from: Option<IpAddr>, held: bool) -> io::Result<TcpStream> {
     let socket = stream_socket(to)?;
     socket.set_tcp_nodelay(true)?;
+    if held {
+        socket.set_tcp_quickack(false)?;
+    }
     if let Some(from) = from {
         // Else the port is taken at the bind, from all that this address has for any target.
         setsockopt(&socket, IpBindAddressNoPort, &true)?;

@@ -7,6 +7,8 @@ mod shift;
 mod tunnel;
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
@@ -22,9 +24,31 @@ const OPENING: usize = 256;
 
 const EVENTS: usize = 1024;
 
+/// Ends jobs that go on until then ([`Until::Halted`]), from another thread. Said too early it ends the next
+/// such job at once.
+#[derive(Clone, Debug, Default)]
+pub struct Halt(Arc<AtomicBool>);
+
+impl Halt {
+    /// The job ends within 100 ms, and then waits for what is in flight.
+    pub fn halt(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Forgets that it was said.
+    pub fn reset(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    fn is_said(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// A fleet of tunnels.
 #[derive(Debug)]
 pub struct Fleet {
+    halt: Halt,
     poll: Poll,
     events: Events,
     tunnels: Vec<Tunnel>,
@@ -52,6 +76,7 @@ impl Fleet {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no target"));
         }
         let mut fleet = Self {
+            halt: Halt::default(),
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS),
             tunnels: (0..open.tunnels).map(Tunnel::new).collect(),
@@ -62,6 +87,17 @@ impl Fleet {
         let mut report = fleet.connect_all()?;
         report.elapsed = began.elapsed();
         Ok((fleet, report))
+    }
+
+    /// Ends jobs from another thread.
+    #[must_use]
+    pub fn halter(&self) -> Halt {
+        self.halt.clone()
+    }
+
+    /// Listens to this one from now on.
+    pub(crate) fn obey(&mut self, halt: &Halt) {
+        self.halt = halt.clone();
     }
 
     /// Does a job.
@@ -143,6 +179,9 @@ impl Fleet {
     /// Waits for events, at most so long, and lets their tunnels go on. What changed is added
     /// to `changes`.
     fn turn(&mut self, wait: Duration) -> io::Result<()> {
+        let release = self.desk.next_release();
+        let release = release.map(|at| at.saturating_duration_since(Instant::now()));
+        let wait = release.map_or(wait, |release| wait.min(release));
         match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             polled => polled?,
@@ -161,6 +200,10 @@ impl Fleet {
 
     fn end_waits(&mut self) {
         let now = Instant::now();
+        while let Some(index) = self.desk.released(now) {
+            let change = self.tunnels[index].release(&mut self.desk);
+            self.changes.extend(change.map(|change| (index, change)));
+        }
         while let Some((deadline, index)) = self.desk.overdue(now) {
             if let Some(change) = self.tunnels[index].overdue(&mut self.desk, deadline) {
                 self.changes.push((index, change));

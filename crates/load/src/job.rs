@@ -21,6 +21,9 @@ pub struct Open {
     pub tunnels: usize,
     /// No message is longer, in bytes.
     pub longest: usize,
+    /// Each connection is half open for so long, less than 200 ms, before its request ends the handshake: see
+    /// `connect.rs`. Zero is not at all.
+    pub held: Duration,
     /// Number of the first connection. Fleets that go through one gateway must not share numbers, or
     /// a message of another's tunnel would not be seen as such.
     pub first: u32,
@@ -35,6 +38,7 @@ impl Default for Open {
             mode: Mode::Echo,
             tunnels: 1,
             longest: 64 * 1024,
+            held: Duration::ZERO,
             first: 0,
         }
     }
@@ -133,6 +137,8 @@ pub enum Work {
 pub enum Until {
     /// After this time, the warm-up not included.
     Elapsed(Duration),
+    /// When told to ([`crate::fleet::Halt`]), and not before.
+    Halted,
     /// After so many messages (or short tunnels) of all.
     Total(u64),
     /// After so many messages of each tunnel.

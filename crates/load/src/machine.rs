@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -52,6 +53,15 @@ fn only(core: usize) -> io::Result<CpuSet> {
     let mut set = CpuSet::new();
     set.set(core)?;
     Ok(set)
+}
+
+/// Time since some moment before, the same for all processes of this machine (CLOCK_MONOTONIC). It stands still
+/// if the kernel will not tell it, which clock_gettime(2) has no case of.
+#[must_use]
+pub fn now() -> Duration {
+    ClockId::CLOCK_MONOTONIC
+        .now()
+        .map_or(Duration::ZERO, Duration::from)
 }
 
 /// The CPU clocks of some processes: user and system time of all their threads, exact to the

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,8 @@ use crate::check::Faults;
 use crate::histogram::Summary;
 
 /// How a tunnel, or the try to open one, ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum End {
     /// The fleet closed it, and its Close was answered.
     Polite,
@@ -60,6 +62,24 @@ impl fmt::Display for End {
     }
 }
 
+/// One end that was not [`End::Polite`], to be compared with what was done to the gateway at that time. Times are
+/// those of [`crate::machine::now`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// The client's own address; `None` if the kernel gave it none.
+    pub local: Option<SocketAddr>,
+    /// When the connect began.
+    pub began: Duration,
+    /// When the end was seen.
+    pub ended: Duration,
+    /// Whether it had been opened, by a right 101.
+    pub opened: bool,
+    /// How it ended.
+    pub end: End,
+    /// Messages that were in flight.
+    pub unanswered: u64,
+}
+
 /// What a job came to. Figures are of the measured part; faults and ends of all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -85,9 +105,14 @@ pub struct Report {
     pub stuck: u64,
     /// Ends of tunnels by their names, see [`End`].
     pub ends: BTreeMap<String, u64>,
+    /// Those of them that were not polite, one by one: the first [`ENDINGS`].
+    pub endings: Vec<Ending>,
     /// Tunnels that are open now.
     pub open: u64,
 }
+
+/// So many ends are kept one by one; all are counted.
+pub const ENDINGS: usize = 200_000;
 
 impl Report {
     /// That every message came back right, and no tunnel ended but by the fleet's own Close.
@@ -130,6 +155,9 @@ impl Report {
         self.unanswered += other.unanswered;
         self.stuck += other.stuck;
         self.open += other.open;
+        let room = ENDINGS.saturating_sub(self.endings.len());
+        self.endings
+            .extend(other.endings.iter().take(room).cloned());
         for (end, count) in &other.ends {
             *self.ends.entry(end.clone()).or_default() += count;
         }

@@ -7,12 +7,13 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::echo::{Echo, Stop};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Halt};
 use crate::job::{Open, Run};
 use crate::machine;
 use crate::report::Report;
@@ -34,6 +35,8 @@ enum Order {
     Pin(usize),
     Open(Open),
     Run(Run),
+    /// Ends a run that goes on until then; not answered.
+    Halt,
     Close,
 }
 
@@ -87,23 +90,46 @@ fn stop_at_eof(stop: &Stop) {
 
 fn fleet() -> io::Result<()> {
     machine::raise_nofile()?;
-    let mut fleet = None;
-    for line in io::stdin().lock().lines() {
-        let order: Order = serde_json::from_str(&line?)?;
-        say(&obey(&mut fleet, order).map_err(|error| error.to_string()))?;
+    let (halt, mut fleet) = (Halt::default(), None);
+    for order in orders(halt.clone()) {
+        say(&obey(&mut fleet, &halt, order?).map_err(|error| error.to_string()))?;
     }
     Ok(())
 }
 
-fn obey(fleet: &mut Option<Fleet>, order: Order) -> io::Result<Report> {
+/// All orders but to halt, which is obeyed where it is read: the fleet is at work then.
+fn orders(halt: Halt) -> Receiver<io::Result<Order>> {
+    let (orders, taken) = channel();
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            let order = line.and_then(|line| Ok(serde_json::from_str(&line)?));
+            match order {
+                Ok(Order::Halt) => halt.halt(),
+                order => drop(orders.send(order)),
+            }
+        }
+        // Nobody is left to report to; the fleet may be at work for long.
+        std::process::exit(0);
+    });
+    taken
+}
+
+fn obey(fleet: &mut Option<Fleet>, halt: &Halt, order: Order) -> io::Result<Report> {
     match order {
         Order::Pin(core) => machine::pin_here(core).map(|()| Report::default()),
         Order::Open(open) => {
-            let (opened, report) = Fleet::try_open(open)?;
+            let (mut opened, report) = Fleet::try_open(open)?;
+            opened.obey(halt);
             *fleet = Some(opened);
             Ok(report)
         }
-        Order::Run(run) => fleet.as_mut().ok_or_else(none_open)?.run(&run),
+        Order::Run(run) => {
+            let report = fleet.as_mut().ok_or_else(none_open)?.run(&run);
+            halt.reset();
+            report
+        }
+        // It never comes here.
+        Order::Halt => Ok(Report::default()),
         Order::Close => fleet.take().ok_or_else(none_open)?.close(),
     }
 }
@@ -246,6 +272,14 @@ impl FleetProcess {
     /// Those of the child.
     pub fn start(&mut self, run: &Run) -> io::Result<()> {
         self.0.tell(&Order::Run(run.clone()))
+    }
+
+    /// Ends what was begun with [`crate::job::Until::Halted`]; [`Self::finish`] has its report.
+    ///
+    /// # Errors
+    /// Those of writing to the child.
+    pub fn halt(&mut self) -> io::Result<()> {
+        self.0.tell(&Order::Halt)
     }
 
     /// Waits for what was begun.

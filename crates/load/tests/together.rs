@@ -10,7 +10,7 @@ use std::time::Duration;
 use wsgate_load::echo::{Echo, Stop};
 use wsgate_load::fleet::Fleet;
 use wsgate_load::job::{Mode, Open, Run, Until, Work};
-use wsgate_load::report::Report;
+use wsgate_load::report::{End, Report};
 
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -188,6 +188,111 @@ fn rates_are_kept_and_tunnels_renewed() {
     let report = fleet.run(&run(work)).unwrap();
     assert_eq!(sound(&report).open, 0);
     assert!((30..=51).contains(&report.ends["polite"]), "{report:?}");
+}
+
+#[test]
+fn connections_that_are_held_are_half_open_and_served_later() {
+    let server = Server::start();
+    let held = Duration::from_millis(50);
+    let open = Open {
+        held,
+        ..open(server.address, 0)
+    };
+    let mut fleet = Fleet::open(open).unwrap();
+    let port = format!(":{:04X} ", server.address.port());
+    let half_open = thread::spawn(move || {
+        let began = std::time::Instant::now();
+        loop {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            // Local address, remote address, 03 is SYN_RECV.
+            let found = sockets.lines().any(|line| {
+                let mut fields = line.split_whitespace().skip(1);
+                let local = fields.next().unwrap_or_default();
+                format!("{local} ").ends_with(&port) && fields.nth(1) == Some("03")
+            });
+            if found || began.elapsed() > LIMIT {
+                return found;
+            }
+        }
+    });
+    let run = Run {
+        work: Work::Arrivals {
+            per_second: 100.0,
+            echoes: 1,
+        },
+        until: Until::Elapsed(Duration::from_millis(500)),
+        ..Run::default()
+    };
+    let report = fleet.run(&run).unwrap();
+    sound(&report);
+    assert!(report.ends["polite"] > 10, "{report:?}");
+    assert!(report.handshakes.count > 0);
+    assert!(
+        report.handshakes.p50 >= held.as_nanos() as u64,
+        "{report:?}"
+    );
+    assert!(half_open.join().unwrap(), "none was half open");
+}
+
+#[test]
+fn a_run_until_halted_goes_on_until_then() {
+    let server = Server::start();
+    let mut fleet = server.fleet(5);
+    let halt = fleet.halter();
+    let run = Run {
+        work: Work::Rate {
+            per_second: 20.0,
+            renewals: 0.0,
+        },
+        until: Until::Halted,
+        ..Run::default()
+    };
+    let (halted, waits) = std::sync::mpsc::channel::<()>();
+    let halter = thread::spawn(move || {
+        // Nobody sends: it is the time that it takes.
+        assert!(waits.recv_timeout(Duration::from_millis(300)).is_err());
+        halt.halt();
+    });
+    let report = fleet.run(&run).unwrap();
+    halter.join().unwrap();
+    drop(halted);
+    assert!(sound(&report).messages > 0);
+    assert!(report.elapsed >= Duration::from_millis(300), "{report:?}");
+    assert!(report.elapsed < Duration::from_secs(5), "{report:?}");
+    assert_eq!(report.open, 5);
+}
+
+#[test]
+fn each_end_is_told_with_its_address_and_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let (mut peer, from) = listener.accept().unwrap();
+        let mut request = vec![0; 1024];
+        let count = peer.read(&mut request).unwrap();
+        let head = wsgate_load::handshake::Head(&request[..count]);
+        let key = head.field("sec-websocket-key").unwrap();
+        let answer = wsgate_load::handshake::switching(key);
+        peer.write_all(answer.as_bytes()).unwrap();
+        // One message, unanswered; what is not read makes a reset of the end.
+        assert_eq!(peer.peek(&mut request).unwrap().min(1), 1);
+        from
+    });
+    let before = wsgate_load::machine::now();
+    let (mut fleet, report) = Fleet::try_open(open(address, 1)).unwrap();
+    assert!(report.endings.is_empty());
+    let report = fleet
+        .run(&messages(1, 64, Until::Elapsed(Duration::from_millis(100))))
+        .unwrap();
+    let from = server.join().unwrap();
+    let [ending] = report.endings.as_slice() else {
+        panic!("{report:?}");
+    };
+    assert_eq!(ending.local, Some(from));
+    assert_eq!((ending.end, ending.opened), (End::Reset, true));
+    assert_eq!(ending.unanswered, 1);
+    assert!(before <= ending.began && ending.began < ending.ended);
+    assert!(ending.ended <= wsgate_load::machine::now());
 }
 
 #[test]

@@ -303,8 +303,15 @@ impl Link {
     /// Sends what is queued, in order, until the worker or the supervisor is gone. A worker
     /// that misses a message is of no use any more.
     async fn send_queued(self, channel: Arc<Channel>, mut queue: mpsc::Receiver<Outgoing>) {
-        // Else the queue would never end: this task holds a sender of it.
-        let Self { pid, shared, .. } = self;
+        // Else the queue would never end, and channel and pidfd stay open: this task holds a sender of it. (What a
+        // pattern leaves out stays in `self` to the end.)
+        let Self {
+            pid,
+            shared,
+            outgoing,
+            ..
+        } = self;
+        drop(outgoing);
         while let Some(Outgoing { message, fds }) = queue.recv().await {
             let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
             let sent = match serde_json::to_vec(&message) {

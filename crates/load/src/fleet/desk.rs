@@ -8,7 +8,7 @@ use crate::check::{Faults, Pattern, mix};
 use crate::frame::{BINARY, FIN, Header, LONGEST_HEADER, mask};
 use crate::histogram::Histogram;
 use crate::job::Open;
-use crate::report::{End, Report};
+use crate::report::{ENDINGS, End, Ending, Report};
 
 /// Bytes of one read; see the echo server's.
 const READ: usize = 128 * 1024;
@@ -30,6 +30,8 @@ pub(crate) struct Desk {
     pub(crate) tally: Tally,
     /// Who waits for something, and until when. All wait equally long, so the first is the next.
     waits: VecDeque<(Instant, usize)>,
+    /// Who holds its request back, and until when; all equally long as well.
+    held: VecDeque<(Instant, usize)>,
 }
 
 /// What every tunnel does now.
@@ -63,6 +65,8 @@ pub(crate) struct Tally {
     pub(crate) handshakes: Histogram,
     pub(crate) lives: u64,
     pub(crate) ends: BTreeMap<End, u64>,
+    /// Of [`Report::endings`].
+    endings: Vec<Ending>,
     pub(crate) faults: Faults,
     pub(crate) unanswered: u64,
     /// Messages on their way.
@@ -83,6 +87,7 @@ impl Desk {
             orders: Orders::REST,
             tally: Tally::default(),
             waits: VecDeque::new(),
+            held: VecDeque::new(),
             open,
         }
     }
@@ -128,6 +133,24 @@ impl Desk {
         until
     }
 
+    /// When a tunnel that holds its request back from now on may send it.
+    pub(crate) fn hold(&mut self, index: usize) -> Instant {
+        let until = Instant::now() + self.open.held;
+        self.held.push_back((until, index));
+        until
+    }
+
+    /// The next one that may send its request.
+    pub(crate) fn released(&mut self, now: Instant) -> Option<usize> {
+        let over = self.held.front().is_some_and(|(until, _)| *until <= now);
+        over.then(|| self.held.pop_front()).flatten().map(|it| it.1)
+    }
+
+    /// When that will be.
+    pub(crate) fn next_release(&self) -> Option<Instant> {
+        self.held.front().map(|(until, _)| *until)
+    }
+
     /// The next one whose time is over.
     pub(crate) fn overdue(&mut self, now: Instant) -> Option<(Instant, usize)> {
         let over = self.waits.front().is_some_and(|(until, _)| *until <= now);
@@ -141,8 +164,11 @@ pub(crate) const fn masking_key(tunnel: u32, sequence: u64) -> [u8; 4] {
 }
 
 impl Tally {
-    pub(crate) fn end(&mut self, end: End) {
-        *self.ends.entry(end).or_default() += 1;
+    pub(crate) fn end(&mut self, ending: Ending) {
+        *self.ends.entry(ending.end).or_default() += 1;
+        if ending.end != End::Polite && self.endings.len() < ENDINGS {
+            self.endings.push(ending);
+        }
     }
 
     /// The measured part begins.
@@ -173,6 +199,7 @@ impl Tally {
         report.stuck = self.flying;
         let ends = std::mem::take(&mut self.ends).into_iter();
         report.ends = ends.map(|(end, n)| (end.to_string(), n)).collect();
+        report.endings = std::mem::take(&mut self.endings);
         report.open = self.opened;
     }
 }

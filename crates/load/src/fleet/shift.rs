@@ -233,6 +233,7 @@ impl<'a> Shift<'a> {
         let tally = &fleet.desk.tally;
         let over = match (self.run.until, self.run.work) {
             (Until::Elapsed(limit), _) => measured >= limit,
+            (Until::Halted, _) => return fleet.halt.is_said(),
             (Until::Total(_), Work::Lives { .. }) => self.lives_left == 0 && tally.live == 0,
             (Until::Total(_), _) => {
                 fleet.desk.orders.left == 0 && fleet.is_settled() || tally.live == 0

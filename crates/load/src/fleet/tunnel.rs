@@ -4,6 +4,7 @@
 mod traffic;
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use mio::{Interest, Registry, Token};
@@ -16,7 +17,8 @@ use crate::fleet::tunnel::traffic::NORMAL;
 use crate::frame::FrameReader;
 use crate::handshake::{Head, LONGEST_HEAD, accept, head_length, key, request};
 use crate::job::Mode;
-use crate::report::End;
+use crate::machine;
+use crate::report::{End, Ending};
 use crate::wire::Wire;
 
 #[derive(Debug)]
@@ -24,8 +26,12 @@ pub(crate) struct Tunnel {
     index: usize,
     wire: Option<Wire>,
     phase: Phase,
+    /// Asked for at once: a connection that was reset may not know it any more.
+    local: Option<SocketAddr>,
     number: u32,
     began: Instant,
+    /// When it may send its request, if it holds it back.
+    held: Option<Instant>,
     /// When its wait is over, where it waits for something.
     deadline: Option<Instant>,
     reader: FrameReader,
@@ -73,8 +79,10 @@ impl Tunnel {
             index,
             wire: None,
             phase: Phase::Gone,
+            local: None,
             number: 0,
             began: Instant::now(),
+            held: None,
             deadline: None,
             reader: FrameReader::new(),
             checker: Checker::new(None),
@@ -104,7 +112,8 @@ impl Tunnel {
         let began = Instant::now();
         let (target, source) = desk.turn();
         desk.tally.live += 1;
-        let opened = connect(target, source).and_then(|mut stream| {
+        let held = !desk.open.held.is_zero();
+        let opened = connect(target, source, held).and_then(|mut stream| {
             let interest = Interest::READABLE | Interest::WRITABLE;
             registry.register(&mut stream, Token(self.index), interest)?;
             Ok(stream)
@@ -119,6 +128,7 @@ impl Tunnel {
         self.checker = Checker::new(Some(self.number));
         match opened {
             Ok(stream) => {
+                self.local = stream.local_addr().ok();
                 self.wire = Some(Wire::new(stream));
                 self.deadline = Some(desk.wait(self.index));
                 None
@@ -161,6 +171,14 @@ impl Tunnel {
     pub(crate) fn close(&mut self, desk: &mut Desk) -> Option<Change> {
         let sent = self.send_close(desk, &NORMAL, true);
         sent.err().map(|end| self.end(desk, end))
+    }
+
+    /// It may have held its request back until now.
+    pub(crate) fn release(&mut self, desk: &mut Desk) -> Option<Change> {
+        match self.phase {
+            Phase::Connecting => self.serve(desk),
+            _ => None,
+        }
     }
 
     /// A wait that was to be over then.
@@ -252,7 +270,7 @@ impl Tunnel {
     }
 
     /// Sends the request once the connection stands.
-    fn ask(&mut self, desk: &Desk) -> Result<(), End> {
+    fn ask(&mut self, desk: &mut Desk) -> Result<(), End> {
         let Some(wire) = &mut self.wire else {
             return Ok(());
         };
@@ -261,6 +279,12 @@ impl Tunnel {
         }
         if wire.stream().peer_addr().is_err() {
             return Ok(());
+        }
+        if !desk.open.held.is_zero() {
+            let until = *self.held.get_or_insert_with(|| desk.hold(self.index));
+            if until > Instant::now() {
+                return Ok(());
+            }
         }
         let request = request(&desk.open.host, &desk.path, &key(u64::from(self.number)));
         let written = wire.write(request.as_bytes());
@@ -312,23 +336,36 @@ impl Tunnel {
 
     /// Closes the connection and accounts for it.
     fn end(&mut self, desk: &mut Desk, end: End) -> Change {
+        let settled = self.is_settled(desk);
+        let lost = self.sent - self.answered(desk).min(self.sent);
+        let unanswered = if settled { 0 } else { lost };
+        let ending = self.ending(end, unanswered);
         let tally = &mut desk.tally;
         if self.is_open() {
             tally.opened -= 1;
         }
         tally.live -= 1;
         tally.lives += u64::from(end == End::Polite);
-        tally.end(end);
-        let settled = self.is_settled(desk);
-        let lost = self.sent - self.answered(desk).min(self.sent);
-        let tally = &mut desk.tally;
-        tally.unanswered += if settled { 0 } else { lost };
+        tally.end(ending);
+        tally.unanswered += unanswered;
         tally.flying -= lost;
         tally.faults.add(&self.checker.take_faults());
         self.phase = Phase::Gone;
         self.wire = None;
         self.deadline = None;
         Change::Ended(end)
+    }
+
+    fn ending(&self, end: End, unanswered: u64) -> Ending {
+        let ended = machine::now();
+        Ending {
+            local: self.local,
+            began: ended.saturating_sub(self.began.elapsed()),
+            ended,
+            opened: !matches!(self.phase, Phase::Connecting | Phase::Asking(_)),
+            end,
+            unanswered,
+        }
     }
 }
 
