@@ -285,6 +285,7 @@ impl Lifecycle {
             return;
         };
         actions.push(Action::Commit(group.generation));
+        self.forget_successor();
         self.slots
             .resize_with(self.slots.len().max(group.slots), Slot::default);
         self.slots.fill(Slot::default());
