@@ -279,7 +279,7 @@ fn what_the_example_has_commented_out_is_valid_too() {
     let mut config = parse(Sources::from_text("wsgate.toml", whole))
         .unwrap()
         .config;
-    assert_eq!(shown.len(), 27, "{shown:#?}");
+    assert_eq!(shown.len(), 29, "{shown:#?}");
     assert!(config.log.file.take().is_some() && config.admin.http.take().is_some());
     let route = &mut config.routes[0];
     route.hosts.clear();
