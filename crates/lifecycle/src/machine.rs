@@ -299,6 +299,7 @@ impl Lifecycle {
             return;
         };
         actions.push(Action::Commit(group.generation));
+        self.forget_successor();
         self.slots = vec![Slot::default(); group.slots];
         let new: Vec<_> = self
             .of(group.generation)

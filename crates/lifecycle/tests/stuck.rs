@@ -156,6 +156,21 @@ fn the_only_worker_that_answers_again_stays() {
 }
 
 #[test]
+fn a_reload_while_a_successor_is_awaited_leaves_nothing_behind() {
+    let mut gateway = Gateway::start(1);
+    gateway.freeze(1);
+    gateway.until_something_happens();
+    gateway.reload(2, 1);
+    // No more beats: the new configuration has no watchdog.
+    let _ = gateway.apply(Event::Exited(2));
+    let _ = gateway.apply(Event::Exited(3));
+    gateway.now = gateway.lifecycle.wake_at().expect("a restart");
+    let actions = gateway.apply(Event::Tick);
+    assert!(matches!(actions[..], [Action::Spawn { worker: 4, .. }]));
+    assert_eq!(gateway.apply(Event::Ready(4)), [accept(4, 0)]);
+}
+
+#[test]
 fn nothing_is_entrusted_to_one_that_does_not_move_either() {
     let mut gateway = Gateway::start(3);
     gateway.freeze(1);

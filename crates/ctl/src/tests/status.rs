@@ -71,6 +71,27 @@ async fn status_shows_everything_to_a_pipe_in_plain_columns() {
 }
 
 #[tokio::test]
+async fn what_crashes_is_stuck_or_limited_is_shown() {
+    let status = STATUS
+        .replace(r#""deaths": 2,"#, r#""deaths": 5, "crash_looping": true,"#)
+        .replace(r#""worker_restarts": 1"#, r#""worker_restarts": 1, "workers_stuck": 2"#)
+        .replace(
+            r#""of_a_later_version": 1"#,
+            r#""limits": {"tunnels": 18508, "tunnels_by": "descriptors", "descriptors_per_worker": 20000}"#,
+        );
+    let fake = Fake::always(200, &status);
+    let outcome = wsctl(&fake.socket(), "status").await;
+    assert_eq!((outcome.code, outcome.err.as_str()), (0, ""));
+    for shown in [
+        "0.4s, crashes again and again  pid 4310",
+        "1 worker restart (2 stuck)\n",
+        "room for 18508 tunnels by the file descriptors, 20000 descriptors a worker\n",
+    ] {
+        assert!(outcome.out.contains(shown), "{shown}: {}", outcome.out);
+    }
+}
+
+#[tokio::test]
 async fn of_many_mistakes_the_first_are_shown_and_the_others_counted() {
     let one = r#""error: unknown key `lisen`\n --> wsgate.toml:3:1\n""#;
     let many = [

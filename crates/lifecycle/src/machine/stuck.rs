@@ -94,6 +94,12 @@ impl Lifecycle {
         })
     }
 
+    /// A new generation has taken all slots over: the worker drains now, and needs no successor.
+    pub(super) fn forget_successor(&mut self) {
+        let waits = |it: &Replacement| matches!(it.step, Step::AwaitsSuccessor);
+        self.replacement.take_if(|it| waits(it));
+    }
+
     /// The worker that it was to replace has ended by itself.
     fn let_successor_in(&mut self, now: Moment, slot: Option<usize>, actions: &mut Vec<Action>) {
         if let Some(slot) = slot
