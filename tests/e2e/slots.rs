@@ -216,7 +216,7 @@ async fn when_a_removed_listener_is_closed_connects_are_refused_and_nobody_is_re
     let _alone = alone().await;
     let echo = Echo::start().await;
     let gateway = Gateway::start(&config(&echo, 2, &[TCP, "127.0.0.2:0"])).await;
-    let knocks = Knocks::start(door(&gateway, 1), 500, Duration::ZERO);
+    let knocks = Knocks::start(door(&gateway, 1), 1_000, Duration::ZERO);
     change(&gateway, &config(&echo, 1, &[TCP])).await;
     closed_down_to(address(&gateway, 1), 0).await;
     let seen = knocks.stop().await;

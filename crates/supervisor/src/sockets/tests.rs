@@ -1,7 +1,5 @@
 //! Real sockets on loopback, without workers: the tests accept.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
-
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 
