@@ -80,7 +80,9 @@ fn assert_served(seen: &Seen, at_least: usize) {
 
 /// Lets a gateway have these numbers of slots, one after the other, under load. With `patience` what was
 /// retired is closed before the next reload, else it lingers still.
-async fn steps(tcp: &str, slots: &[usize], patience: bool, per_second: u32) {
+///
+/// Says how many connections were answered.
+async fn steps(tcp: &str, slots: &[usize], patience: bool, per_second: u32) -> usize {
     let echo = Echo::start().await;
     let gateway = Gateway::start(&config(&echo, slots[0], &[tcp])).await;
     let address = address(&gateway, 0);
@@ -108,11 +110,13 @@ async fn steps(tcp: &str, slots: &[usize], patience: bool, per_second: u32) {
     assert_eq!(status.retired_sockets, 0);
     // A machine that is busy may not keep the rate.
     let at_least = began.elapsed().as_secs() as usize * per_second as usize / 2;
-    assert_served(&knocks.stop().await, at_least);
-    assert_served(&plain.stop().await, at_least);
+    let (knocks, plain) = (knocks.stop().await, plain.stop().await);
+    assert_served(&knocks, at_least);
+    assert_served(&plain, at_least);
     assert_eq!(load::problems(&storm.stop().await), [""; 0]);
     assert_eq!(gateway.status().await.totals.worker_restarts, 0);
     assert!(!gateway.log().contains("ERROR"), "{}", gateway.log());
+    knocks.answered + plain.answered
 }
 
 const STEPS: &[usize] = &[1, 4, 2, 1, 3];
@@ -140,9 +144,14 @@ async fn slots_of_an_ipv6_listener_grow_and_shrink_and_no_connection_fails() {
 /// Ten times 1, 8, 3, 1 slots under 2,000 connections a second, half of them held half open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "two minutes of two processors"]
+#[expect(clippy::print_stderr, reason = "a figure for docs and notes")]
 async fn ten_times_to_eight_slots_and_back_under_2000_connections_a_second() {
     let slots: Vec<usize> = [1, 8, 3].repeat(10);
-    steps(TCP, &[&slots[..], &[1]].concat(), true, 1_000).await;
+    let slots = [&slots[..], &[1]].concat();
+    for patience in [false, true] {
+        let answered = steps(TCP, &slots, patience, 1_000).await;
+        eprintln!("{answered} connections answered, 0 failed (patience: {patience})");
+    }
 }
 
 /// Takes the second listener away and gives it back while somebody connects to it.
@@ -216,13 +225,37 @@ async fn when_a_removed_listener_is_closed_connects_are_refused_and_nobody_is_re
     let _alone = alone().await;
     let echo = Echo::start().await;
     let gateway = Gateway::start(&config(&echo, 2, &[TCP, "127.0.0.2:0"])).await;
-    let knocks = Knocks::start(door(&gateway, 1), 500, Duration::ZERO);
+    let knocks = Knocks::start(door(&gateway, 1), 1_000, Duration::ZERO);
     change(&gateway, &config(&echo, 1, &[TCP])).await;
     closed_down_to(address(&gateway, 1), 0).await;
     let seen = knocks.stop().await;
     let connects = |problem: &String| problem.starts_with("connect: Connection refused");
     assert!(seen.problems.keys().all(connects), "{seen:?}");
     assert!(seen.answered > 500, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_becomes_a_wildcard_and_no_connection_fails() {
+    let echo = Echo::start().await;
+    let gateway = Gateway::start(&config(&echo, 2, &[TCP])).await;
+    let address = address(&gateway, 0);
+    let wildcard = format!("0.0.0.0:{}", address.port());
+    let knocks = Knocks::start(door(&gateway, 0), 200, HOLD);
+    change(&gateway, &config(&echo, 2, &[&wildcard])).await;
+    let stays = listener(&gateway, TCP).await.unwrap();
+    assert!(
+        stays.retired && stays.sockets == 2 && stays.retired_sockets == 0,
+        "{stays:?}"
+    );
+    all_along("both are there", Duration::from_secs(5), async || {
+        knocks::listening(address) == 4
+    })
+    .await;
+    assert_served(&knocks.stop().await, 400);
+    let elsewhere = SocketAddr::from(([127, 0, 0, 3], address.port()));
+    knocks::once(Door::Tcp(elsewhere), Duration::ZERO)
+        .await
+        .unwrap();
 }
 
 /// The worker that the log says serves retired sockets.

@@ -206,7 +206,7 @@ impl Sockets {
             self.listeners.insert(address, Behind::Unix(unix));
         }
         for (address, behind) in &mut self.listeners {
-            let wanted = is_wanted(address, config);
+            let wanted = is_configured(address, config) || is_covered(behind, config);
             match behind {
                 Behind::Tcp(group) if wanted => group.settle(config.workers, generation),
                 Behind::Tcp(group) => group.retire(generation),
@@ -240,6 +240,17 @@ impl Sockets {
             let further = staged.into_iter().flat_map(|staged| &staged.slots);
             let further = further.filter(|(of, number, _)| of == address && *number == slot);
             found.extend(further.map(|(_, slot, socket)| named(address, Some(*slot), socket)));
+        }
+        for (address, behind) in &self.listeners {
+            if let Behind::Tcp(group) = behind
+                && !is_configured(address, config)
+                && is_covered(behind, config)
+            {
+                let members = group.of_slot(slot, config.workers);
+                found.extend(
+                    members.map(|member| named(address, Some(member.slot), &member.socket)),
+                );
+            }
         }
         found
     }
@@ -292,19 +303,38 @@ impl Sockets {
             .map(|behind| behind.counts(address))
     }
 
-    /// Listeners that are not in the configuration any more and are not closed yet.
+    /// Listeners that are not in the configuration any more and are not closed.
     pub(crate) fn removed(&self, config: &Config) -> Vec<(String, Counts)> {
         let removed = self.listeners.iter();
-        let removed = removed.filter(|(address, _)| !is_wanted(address, config));
+        let removed = removed.filter(|(address, _)| !is_configured(address, config));
         removed
             .map(|(address, behind)| (address.to_string(), behind.counts(address)))
             .collect()
     }
 }
 
-fn is_wanted(address: &ListenAddress, config: &Config) -> bool {
+fn is_configured(address: &ListenAddress, config: &Config) -> bool {
     let mut listeners = config.listeners.iter();
     listeners.any(|listener| listener.address == *address)
+}
+
+/// Whether a wildcard of the configuration means these sockets' address too. Connections to it come to them as
+/// long as they are there, for theirs is the better match: closing them would reset clients who are wanted.
+fn is_covered(behind: &Behind, config: &Config) -> bool {
+    let Behind::Tcp(Group { bound, .. }) = behind else {
+        return false;
+    };
+    config
+        .listeners
+        .iter()
+        .any(|listener| match listener.address {
+            ListenAddress::Tcp(wildcard) => {
+                wildcard.ip().is_unspecified()
+                    && wildcard.is_ipv4() == bound.is_ipv4()
+                    && wildcard.port() == bound.port()
+            }
+            ListenAddress::Unix(_) => false,
+        })
 }
 
 fn named(address: &ListenAddress, slot: Option<usize>, socket: &Arc<OwnedFd>) -> Named {

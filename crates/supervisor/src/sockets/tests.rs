@@ -269,3 +269,27 @@ fn a_unix_socket_whose_file_is_gone_is_bound_anew() {
     commit(&mut adopted, &config, 2);
     UnixStream::connect(&path).unwrap();
 }
+
+#[test]
+fn sockets_of_an_address_that_a_wildcard_means_too_stay_until_that_is_gone_as_well() {
+    let mut sockets = Sockets::default();
+    commit(&mut sockets, &config(2, &[TCP]), 1);
+    let bound = group(&sockets, TCP).bound;
+    let wildcard = format!("0.0.0.0:{}", bound.port());
+    let wide = config(2, &[&wildcard]);
+    commit(&mut sockets, &wide, 2);
+    assert_eq!(slots(&sockets.retired_by(2)), []);
+    let served: Vec<_> = sockets
+        .of_slot(None, &wide, 1)
+        .into_iter()
+        .map(|(spec, _)| spec.listener)
+        .collect();
+    assert_eq!(served, [wildcard.as_str(), TCP]);
+    commit(&mut sockets, &config(1, &[&wildcard]), 3);
+    assert_eq!(slots(&sockets.retired_by(3)), [Some(1), Some(1)]);
+    assert_eq!(shares(&sockets, 2, 100), [100, 0]);
+    commit(&mut sockets, &config(2, &["127.0.0.2:0"]), 4);
+    sockets.close(3);
+    sockets.close(4);
+    assert!(TcpStream::connect(bound).is_err());
+}
