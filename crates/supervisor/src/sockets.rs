@@ -77,6 +77,8 @@ struct Unix {
     socket: Arc<OwnedFd>,
     /// The generation whose commit left it without a listener.
     retired: Option<Generation>,
+    /// Its file is gone: nobody finds it any more.
+    shut: bool,
 }
 
 /// A socket as a worker gets it.
@@ -146,14 +148,14 @@ impl Sockets {
         staged: &mut Staged,
     ) -> io::Result<()> {
         match (address, self.listeners.get(address)) {
-            (_, Some(Behind::Unix(_))) => {}
+            (_, Some(Behind::Unix(unix))) if !unix.shut => {}
             (_, Some(Behind::Tcp(group))) => {
                 for slot in (0..slots).filter(|slot| !group.has(*slot)) {
                     let socket = Arc::new(socket::bind_reuseport(group.bound)?);
                     staged.slots.push((address.clone(), slot, socket));
                 }
             }
-            (ListenAddress::Tcp(wanted), None) => {
+            (ListenAddress::Tcp(wanted), _) => {
                 // Two wsgates of one user could otherwise share the port silently.
                 if !self.overlaps(wanted) {
                     socket::probe(*wanted)?;
@@ -166,7 +168,7 @@ impl Sockets {
                 }
                 staged.bound.insert(address.clone(), at);
             }
-            (ListenAddress::Unix(path), None) => {
+            (ListenAddress::Unix(path), _) => {
                 let bound = socket::bind_unix(path, UNIX_MODE)?;
                 staged.unix.insert(address.clone(), Unix::new(bound)?);
             }
@@ -234,8 +236,12 @@ impl Sockets {
                         members.map(|member| named(address, Some(member.slot), &member.socket)),
                     );
                 }
-                Some(Behind::Unix(unix)) => found.push(named(address, None, &unix.socket)),
-                None => found.extend(unix.map(|unix| named(address, None, &unix.socket))),
+                // One that is staged in place of one that is shut.
+                there => {
+                    let there = there.and_then(Behind::unix);
+                    let unix = unix.or(there);
+                    found.extend(unix.map(|unix| named(address, None, &unix.socket)));
+                }
             }
             let further = staged.into_iter().flat_map(|staged| &staged.slots);
             let further = further.filter(|(of, number, _)| of == address && *number == slot);
@@ -279,8 +285,13 @@ impl Sockets {
     /// What a commit retired is about to be let go.
     pub(crate) fn shut(&mut self, generation: Generation) {
         for behind in self.listeners.values_mut() {
-            if let Behind::Tcp(group) = behind {
-                group.shut(generation);
+            match behind {
+                Behind::Tcp(group) => group.shut(generation),
+                Behind::Unix(unix) if unix.retired == Some(generation) => {
+                    unix.shut = true;
+                    unix.unlink();
+                }
+                Behind::Unix(_) => {}
             }
         }
     }
@@ -343,6 +354,13 @@ fn named(address: &ListenAddress, slot: Option<usize>, socket: &Arc<OwnedFd>) ->
 }
 
 impl Behind {
+    fn unix(&self) -> Option<&Unix> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(unix) => Some(unix),
+        }
+    }
+
     fn count(&self) -> usize {
         match self {
             Self::Tcp(group) => group.members().len(),
@@ -373,15 +391,21 @@ impl Unix {
             socket: Arc::new(bound.as_fd().try_clone_to_owned()?),
             bound,
             retired: None,
+            shut: false,
         })
+    }
+
+    /// Nobody connects to it any more; those who have may be accepted still.
+    fn unlink(&self) {
+        if let Err(error) = self.bound.unlink() {
+            tracing::warn!(path = %self.bound.path().display(), %error, "socket file not removed");
+        }
     }
 }
 
 impl Drop for Unix {
     fn drop(&mut self) {
-        if let Err(error) = self.bound.unlink() {
-            tracing::warn!(path = %self.bound.path().display(), %error, "socket file not removed");
-        }
+        self.unlink();
     }
 }
 

@@ -293,3 +293,26 @@ fn sockets_of_an_address_that_a_wildcard_means_too_stay_until_that_is_gone_as_we
     sockets.close(4);
     assert!(TcpStream::connect(bound).is_err());
 }
+
+#[test]
+fn a_unix_socket_that_is_about_to_be_closed_is_found_by_nobody_and_bound_anew_if_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let unix = config(1, &[&format!("unix:{}", path.display())]);
+    let mut sockets = Sockets::default();
+    commit(&mut sockets, &unix, 1);
+    commit(&mut sockets, &config(1, &[TCP]), 2);
+    let early = UnixStream::connect(&path).unwrap();
+    sockets.shut(2);
+    assert!(UnixStream::connect(&path).is_err());
+    let old = sockets.retired_by(2).pop().unwrap().1;
+    let listener = std::os::unix::net::UnixListener::from(old.try_clone().unwrap());
+    listener.accept().unwrap();
+    drop(early);
+
+    commit(&mut sockets, &unix, 3);
+    UnixStream::connect(&path).unwrap();
+    assert!(sockets.retired_by(2).is_empty());
+    sockets.close(2);
+    UnixStream::connect(&path).unwrap();
+}
