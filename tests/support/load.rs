@@ -122,6 +122,8 @@ pub(crate) struct Storm {
 /// One connection of a [`Storm`].
 #[derive(Debug)]
 pub(crate) struct Attempt {
+    /// Before the connect.
+    pub(crate) began: Instant,
     /// From the connect to the echo.
     pub(crate) took: Duration,
     /// What went wrong.
@@ -160,7 +162,11 @@ async fn attempt(url: String) -> Attempt {
         Err(error) => Some(error),
         Ok(client) => close(client).await,
     };
-    Attempt { took, problem }
+    Attempt {
+        began,
+        took,
+        problem,
+    }
 }
 
 /// The problem with a client's own close, if there is one.
