@@ -22,6 +22,9 @@ use crate::context;
 /// buffer, 212,960 bytes unless `net.core.wmem_default` says otherwise.
 pub const MAX_MESSAGE: usize = 200 * 1024;
 
+/// Few messages are longer, in bytes: those of a start, and long lists of servers.
+const USUAL_MESSAGE: usize = 1024;
+
 /// The most descriptors that one message carries: the kernel's SCM_MAX_FD.
 pub const MAX_FDS: usize = 253;
 
@@ -136,7 +139,14 @@ impl Channel {
     }
 
     async fn recv_once(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-        let mut bytes = vec![0; MAX_MESSAGE];
+        // Whoever waits holds no room for a message, and few need much.
+        let next = self.socket.peek(&mut [0; USUAL_MESSAGE]).await?;
+        let room = if next.truncated() {
+            MAX_MESSAGE
+        } else {
+            USUAL_MESSAGE
+        };
+        let mut bytes = vec![0; room];
         let mut control = Control([0; CONTROL_BYTES]);
         let (info, ancillary) = self
             .socket

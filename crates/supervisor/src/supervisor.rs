@@ -290,7 +290,11 @@ impl Supervisor {
             tokio::select! {
                 Some(event) = incoming.recv() => self.handle(event),
                 () = sleep_until(wake_at) => self.timers(),
-                _ = look.tick() => self.look(),
+                _ = look.tick() => {
+                    self.look();
+                    // What a long list or a large configuration has needed.
+                    wsgate_os::memory::give_back();
+                }
                 _ = alive.tick() => self.tell_systemd_alive(),
             }
         }
