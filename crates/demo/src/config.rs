@@ -36,6 +36,7 @@ access = false         # true: a line for each request and each tunnel
 [drain]
 grace = "10m"          # a tunnel of an older generation may stay this long
 close_rate = 100       # and so many are closed per second at most
+orphan_grace = "1s"    # the demo's servers die with it, so workers need not wait for another wsgate
 
 [stop]
 grace = "1s"           # the same when wsgate stops: Ctrl-C need not wait
