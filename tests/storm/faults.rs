@@ -8,15 +8,18 @@ mod workers;
 
 use std::io;
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wsgate_protocol::admin::ServerState;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, SETTLE};
 use crate::judge::Break;
 use crate::plan::{Kind, Plan, Step};
 use crate::random::Numbers;
 use crate::room::Room;
+
+/// A slot that crashes is waited for so long, if it is not started soon: longer than any pause between eager starts.
+const CRASHES: Duration = Duration::from_secs(12);
 
 /// What faults work with, and what they leave for the judge.
 pub(crate) struct Faults<'a> {
@@ -76,9 +79,21 @@ impl<'a> Faults<'a> {
         Ok(true)
     }
 
-    /// Waits until the gateway is as it should be.
-    pub(crate) fn settle(&self) -> io::Result<Duration> {
-        self.gateway.settle(self.tunnels)
+    /// Waits until the gateway is as it should be. Where the storm has killed the worker of a slot so often that wsgate tries
+    /// that slot seldom, it does what an operator does: a reload.
+    pub(crate) fn settle(&mut self) -> io::Result<Duration> {
+        let began = Instant::now();
+        let settled = self.gateway.settle(self.tunnels, CRASHES)?;
+        if settled {
+            return Ok(began.elapsed());
+        }
+        self.notes.push(format!(
+            "fault {}: a slot crashed too often for its next start to be soon; a reload started it",
+            self.number
+        ));
+        self.reload()?;
+        self.gateway.settle(self.tunnels, SETTLE)?;
+        Ok(began.elapsed())
     }
 
     /// As it was at the beginning, whatever the faults have made of it.

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use wsgate_protocol::admin::{
@@ -262,9 +262,27 @@ impl Gateway {
         problems.into_iter().flatten().next()
     }
 
-    /// Waits until it is as the storm wants it.
-    pub(crate) fn settle(&self, steady: u32) -> io::Result<Duration> {
-        until("the gateway settles", SETTLE, || self.amiss(steady))
+    /// Waits until it is as the storm wants it; `false` if it will not be, after `crashes`, because of a slot whose
+    /// workers have crashed so often that it is tried seldom.
+    pub(crate) fn settle(&self, steady: u32, crashes: Duration) -> io::Result<bool> {
+        let began = Instant::now();
+        let mut given_up = false;
+        until("the gateway settles", SETTLE, || {
+            let amiss = self.amiss(steady)?;
+            given_up = crashes < SETTLE && began.elapsed() > crashes && self.crash_loops();
+            (!given_up).then_some(amiss)
+        })?;
+        Ok(!given_up)
+    }
+
+    fn crash_loops(&self) -> bool {
+        let status: io::Result<serde_json::Value> =
+            self.call("GET", "/v1/status", "").and_then(|it| it.json());
+        status.is_ok_and(|status| {
+            let slots = status["vacant_slots"].as_array();
+            let slots = slots.into_iter().flatten();
+            slots.into_iter().any(|slot| slot["crash_looping"] == true)
+        })
     }
 
     /// Until old generations are gone, and there is nothing but what one generation needs.

@@ -86,22 +86,6 @@ const ALL: &[Kind] = &[
     Kind::Close,
 ];
 
-/// Those of the short storm.
-const SHORT: &[Kind] = &[
-    Kind::Reload,
-    Kind::Signal,
-    Kind::File,
-    Kind::KillActive,
-    Kind::KillDraining,
-    Kind::Grow,
-    Kind::BadSyntax,
-    Kind::BadKey,
-    Kind::AddressInUse,
-    Kind::FullDisk,
-    Kind::Drain,
-    Kind::Close,
-];
-
 /// The seeds of [`Name::All`], besides the one that is given.
 const SEEDS: [u64; 5] = [2, 3, 5, 8, 13];
 
@@ -237,7 +221,7 @@ struct Usual {
 
 const fn usual(name: Name) -> Usual {
     let (tunnels, rate, slots, faults, kinds): (_, _, _, _, &[Kind]) = match name {
-        Name::Short => (200, 40.0, 2, 18, SHORT),
+        Name::Short => (200, 40.0, 2, 18, ALL),
         Name::Reloads => (2_000, 200.0, 2, 136, &[Kind::Reload]),
         Name::Slots => (500, 2_000.0, 1, 30, &[Kind::Slots]),
         Name::Stop => (1_000, 200.0, 2, 5, &[Kind::Stop]),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -28,6 +29,8 @@ pub(crate) struct Report {
     pub(crate) plan: String,
     pub(crate) seed: u64,
     pub(crate) version: String,
+    /// Of wsgate.
+    build: &'static str,
     pub(crate) took: Duration,
     pub(crate) rows: Rows,
     pub(crate) by_fault: BTreeMap<usize, Kind>,
@@ -42,11 +45,17 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(plan: &Plan) -> Self {
+    pub(crate) fn new(plan: &Plan, program: &Path) -> Self {
+        let build = match (program.to_str(), cfg!(debug_assertions)) {
+            (Some(env!("CARGO_BIN_EXE_wsgate")), true) => "debug",
+            (Some(env!("CARGO_BIN_EXE_wsgate")), false) => "release",
+            _ => "another program than this build's",
+        };
         Self {
             plan: plan.to_string(),
             seed: plan.seed,
             version: String::new(),
+            build,
             took: Duration::ZERO,
             rows: Rows::new(),
             by_fault: BTreeMap::new(),
@@ -126,7 +135,7 @@ impl Report {
         };
         let verdict = &self.verdict;
         json!({
-            "plan": self.plan, "seed": self.seed, "version": self.version, "debug": cfg!(debug_assertions),
+            "plan": self.plan, "seed": self.seed, "version": self.version, "build": self.build,
             "seconds": self.took.as_secs_f64(), "faults": rows,
             "tunnels": fleet(&self.steady), "new_connections": fleet(&self.short),
             "named": verdict.named, "broken": verdict.broken, "unnamed": verdict.unnamed,
@@ -228,11 +237,7 @@ fn ends(ends: &BTreeMap<String, u64>) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let build = if cfg!(debug_assertions) {
-            "debug"
-        } else {
-            "release"
-        };
+        let build = self.build;
         writeln!(
             f,
             "storm {}: {:.0} s, wsgate {} ({build})",

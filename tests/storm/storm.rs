@@ -28,7 +28,7 @@ const CALM: (u64, u64) = (200, 1_000);
 
 /// Runs a storm. What keeps it from being run is a failure of it.
 pub(crate) fn run(args: &Args, plan: Plan) -> Report {
-    let mut report = Report::new(&plan);
+    let mut report = Report::new(&plan, &args.wsgate);
     let dir = tempfile::Builder::new().prefix("wsgate-storm-").tempdir();
     let done = dir.and_then(|dir| {
         let done = blow(args, &plan, &dir, &mut report);

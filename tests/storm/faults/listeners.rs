@@ -4,9 +4,15 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::Faults;
 use crate::guest::{Door, Guest};
+use crate::wait::pass;
+
+/// So long clients knock on after the reload that removed it. They stop before wsgate closes it, which it does some seconds
+/// later: who comes in that very moment may be reset in place of being refused.
+const KNOCK_ON: Duration = Duration::from_secs(2);
 
 /// Tunnels through each of them, that must outlive it.
 const STAY: usize = 4;
@@ -25,29 +31,29 @@ impl Faults<'_> {
             guest.echo()?;
             guests.push(guest);
         }
-        let gone = Arc::new(AtomicBool::new(false));
+        let enough = Arc::new(AtomicBool::new(false));
         let knocking: Vec<_> = doors
-            .into_iter()
-            .map(|door| knock(door, Arc::clone(&gone)))
+            .iter()
+            .map(|door| knock(door.clone(), Arc::clone(&enough)))
             .collect();
         let removed = self.remove();
-        gone.store(true, Ordering::Release);
-        let knocked = knocking
-            .into_iter()
-            .try_for_each(|thread| join(thread).map(drop));
+        pass(KNOCK_ON);
+        enough.store(true, Ordering::Release);
+        let knocked = knocking.into_iter().try_for_each(join);
         removed?;
+        self.settle()?;
         for mut guest in guests {
             let served = guest.echo().and_then(|()| guest.close());
             served.map_err(|error| named("a tunnel of a listener that was removed", &error))?;
         }
-        knocked
+        knocked?;
+        doors.iter().try_for_each(is_gone)
     }
 
     fn remove(&mut self) -> io::Result<()> {
         let mut shape = self.gateway.next_shape();
         shape.guests = false;
-        self.gateway.take(shape)?;
-        self.settle().map(drop)
+        self.gateway.take(shape)
     }
 
     fn doors(&self) -> Vec<Door> {
@@ -57,38 +63,41 @@ impl Faults<'_> {
     }
 }
 
-/// One visit after the other, until the listener is gone. Each is served, or finds nobody there.
-fn knock(door: Door, gone: Arc<AtomicBool>) -> JoinHandle<io::Result<u64>> {
+/// One visit after the other, for so long as is wanted or until the listener is gone. Each is served, or finds nobody there.
+fn knock(door: Door, enough: Arc<AtomicBool>) -> JoinHandle<io::Result<()>> {
     thread::spawn(move || {
         let mut served = 0;
-        loop {
-            let last = gone.load(Ordering::Acquire);
+        while !enough.load(Ordering::Acquire) {
             match Guest::visit(&door) {
                 Ok(()) => served += 1,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::ConnectionRefused | ErrorKind::NotFound
-                    ) =>
-                {
-                    return Ok(served);
-                }
+                Err(error) if finds_nobody(&error) => break,
                 Err(error) => {
-                    return Err(named(
-                        &format!("a connection to {door:?}, after {served}"),
-                        &error,
-                    ));
+                    let what = format!("a connection to {door:?}, after {served}");
+                    return Err(named(&what, &error));
                 }
-            }
-            if last {
-                let problem = format!("{door:?} still answers after it was removed");
-                return Err(io::Error::other(problem));
             }
         }
+        Ok(())
     })
 }
 
-fn join(thread: JoinHandle<io::Result<u64>>) -> io::Result<u64> {
+fn finds_nobody(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused | ErrorKind::NotFound
+    )
+}
+
+fn is_gone(door: &Door) -> io::Result<()> {
+    match Guest::visit(door) {
+        Err(error) if finds_nobody(&error) => Ok(()),
+        other => Err(io::Error::other(format!(
+            "{door:?} after it was removed: {other:?}"
+        ))),
+    }
+}
+
+fn join(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
     let joined = thread.join();
     joined.unwrap_or_else(|_| Err(io::Error::other("a client panicked")))
 }

@@ -52,7 +52,33 @@ impl Faults<'_> {
         ended(victim.pid, END)?;
         cut.gone = now();
         self.breaks.push(cut);
-        Ok(())
+        self.forgotten(victim.pid)
+    }
+
+    /// Until the gateway knows that a worker has ended: before that it may look as if all were well.
+    fn forgotten(&self, pid: u32) -> io::Result<()> {
+        let what = "the gateway sees that the worker has ended";
+        until(what, END, || match self.gateway.status() {
+            Ok(status) if status.workers.iter().all(|it| it.pid != pid) => None,
+            Ok(_) => Some(format!("it lists {pid}")),
+            Err(error) => Some(error.to_string()),
+        })
+        .map(drop)
+    }
+
+    /// Until none of these tunnels is there any more.
+    fn closed(&self, worker: u32, tunnels: &[Tunnel]) -> io::Result<()> {
+        until("tunnels close", END, || {
+            match self.gateway.tunnels(worker) {
+                Ok(left) => {
+                    let is_left = |it: &&Tunnel| left.iter().any(|one| one.id == it.id);
+                    let count = tunnels.iter().filter(is_left).count();
+                    (count > 0).then(|| format!("{count} are left"))
+                }
+                Err(error) => Some(error.to_string()),
+            }
+        })
+        .map(drop)
     }
 
     /// SIGSTOP: the watchdog must see it, and end it. Without one the worker goes on after the limit.
@@ -72,6 +98,9 @@ impl Faults<'_> {
             Err(_) => signal(victim.pid, Signal::CONT),
         }
         let took = began.elapsed().as_secs_f64();
+        if end.is_ok() {
+            self.forgotten(victim.pid)?;
+        }
         let queued = queued?;
         let waited = queued.len();
         let served = queued.into_iter().try_for_each(serve);
@@ -126,6 +155,7 @@ impl Faults<'_> {
         tunnels
             .iter()
             .try_for_each(|tunnel| self.gateway.close(&tunnel.id))?;
+        self.closed(fullest.pid, &tunnels)?;
         cut.gone = now();
         self.breaks.push(cut);
         Ok(())
