@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -40,6 +41,32 @@ const CONTROL_BYTES: usize =
 #[derive(Debug)]
 pub struct Channel {
     socket: UnixSeqpacket,
+    /// For the next message; empty while a call uses it.
+    buffer: Mutex<Vec<u8>>,
+}
+
+/// The channel's buffer, which goes back to it whatever becomes of the call. One that is made anew for each
+/// message would be zeroed each time, which takes all of its pages where a heartbeat needs one.
+struct Buffer<'a> {
+    of: &'a Mutex<Vec<u8>>,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Buffer<'a> {
+    fn take(of: &'a Mutex<Vec<u8>>) -> Self {
+        let mut bytes = std::mem::take(&mut *of.lock().unwrap_or_else(PoisonError::into_inner));
+        if bytes.is_empty() {
+            bytes = vec![0; MAX_MESSAGE];
+        }
+        Self { of, bytes }
+    }
+}
+
+impl Drop for Buffer<'_> {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        *self.of.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+    }
 }
 
 impl Channel {
@@ -84,7 +111,10 @@ impl Channel {
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         let socket = UnixSeqpacket::try_from(fd)?;
-        Ok(Self { socket })
+        Ok(Self {
+            socket,
+            buffer: Mutex::default(),
+        })
     }
 
     /// Sends one message whole, waiting for room. The caller keeps its
@@ -129,11 +159,11 @@ impl Channel {
     }
 
     async fn recv_once(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-        let mut bytes = vec![0; MAX_MESSAGE];
+        let mut buffer = Buffer::take(&self.buffer);
         let mut control = Control([0; CONTROL_BYTES]);
         let (info, ancillary) = self
             .socket
-            .recv_with_ancillary(&mut bytes, &mut control.0)
+            .recv_with_ancillary(&mut buffer.bytes, &mut control.0)
             .await?;
         if info.ancillary_truncated() {
             return Err(invalid(
@@ -147,9 +177,7 @@ impl Channel {
         if info.bytes_read() == 0 && fds.is_empty() {
             return Ok(None);
         }
-        bytes.truncate(info.bytes_read());
-        bytes.shrink_to_fit();
-        Ok(Some((bytes, fds)))
+        Ok(Some((buffer.bytes[..info.bytes_read()].to_vec(), fds)))
     }
 }
 
