@@ -408,7 +408,13 @@ async fn what_cannot_be_written_down_is_told_and_stops_nothing() {
     ));
     assert_eq!(gateway.reloaded().await.warnings.len(), 2);
     let status = gateway.status().await;
-    assert_eq!(status.totals.state_write_failures, 4);
+    assert!(status.totals.state_write_failures >= 4);
+    for name in ["state.json.new", "last-good.json.new"] {
+        std::fs::remove_dir(gateway.dir().join(name)).unwrap();
+    }
+    gateway.logged(&["INFO", "the state is saved again"]).await;
+    let saved = std::fs::read_to_string(gateway.dir().join("last-good.json")).unwrap();
+    assert!(saved.contains("workers = 3"), "{saved}");
     Client::open(&gateway.ws_url("/"))
         .await
         .echo(Message::text("hello"))

@@ -210,7 +210,6 @@ async fn workers_that_are_stuck_together_are_replaced_one_after_the_other() {
     under_way(&echo).await;
     for victim in &victims {
         process::signal(victim.pid, Signal::STOP);
-        let stopped = Instant::now();
     }
     stuck(&gateway, 3).await;
     let workers = whole_again(&gateway, 3).await;

@@ -300,9 +300,10 @@ impl Supervisor {
     }
 
     /// What the next supervisor has to know.
-    fn save_all(&mut self) {
+    pub(crate) fn save_all(&mut self) {
         let Some(running) = &self.running else { return };
         let sources = running.content.sources.clone();
+        self.unsaved = false;
         let state = self.save_state();
         let last_good = self.save_last_good(&sources);
         for warning in state.into_iter().chain(last_good) {

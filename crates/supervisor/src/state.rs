@@ -89,6 +89,16 @@ impl Supervisor {
         self.save(&path, &state)
     }
 
+    /// Tries again what could not be written down: the disk may have room by now.
+    pub(crate) fn save_again(&mut self) {
+        if self.unsaved {
+            self.save_all();
+            if !self.unsaved {
+                tracing::info!("the state is saved again");
+            }
+        }
+    }
+
     /// Writes down what runs.
     pub(crate) fn save_last_good(&mut self, sources: &Sources) -> Option<String> {
         let last = LastGood {
@@ -111,9 +121,10 @@ impl Supervisor {
             .and_then(|text| file::replace(path, &text));
         let error = written.err()?;
         self.state_write_failures += 1;
+        self.unsaved = true;
         tracing::error!(%error, "not saved: it would not survive the supervisor's death");
         Some(format!(
-            "{error}: this would not survive the supervisor's death; free space, then `wsctl reload`"
+            "{error}: this would not survive the supervisor's death; free space, and it is written within 5 s"
         ))
     }
 }

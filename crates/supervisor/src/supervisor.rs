@@ -70,6 +70,8 @@ pub(crate) struct Supervisor {
     pub(crate) restarts: u64,
     pub(crate) adoptions: u64,
     pub(crate) state_write_failures: u64,
+    /// What is on disk for the next supervisor is older than what is known.
+    pub(crate) unsaved: bool,
     /// Why the last good configuration runs in place of what the file says.
     pub(crate) fallback: Option<String>,
     /// RLIMIT_NOFILE, of this process and of every worker.
@@ -218,6 +220,7 @@ impl Supervisor {
             directory,
             adoptions: 0,
             state_write_failures: 0,
+            unsaved: false,
             fallback: None,
             options,
             events,
@@ -292,6 +295,7 @@ impl Supervisor {
                 () = sleep_until(wake_at) => self.timers(),
                 _ = look.tick() => {
                     self.look();
+                    self.save_again();
                     // What a long list or a large configuration has needed.
                     wsgate_os::memory::give_back();
                 }
