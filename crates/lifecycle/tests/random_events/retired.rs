@@ -1,6 +1,7 @@
 //! Retired sockets in the world of random events: served until their time is over, then closed, by nobody twice.
 
 use super::*;
+use crate::by_hand::ready_gateway;
 
 impl World {
     /// As the supervisor's sockets do: what is wanted is in use, and what was in use until now is retired.
