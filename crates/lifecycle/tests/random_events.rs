@@ -10,6 +10,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use wsgate_lifecycle::{Action, Event, Lifecycle, Moment, Phase, Settings, WorkerId};
 
+#[path = "random_events/beginning.rs"]
+mod beginning;
 #[path = "random_events/by_hand.rs"]
 mod by_hand;
 #[path = "random_events/retired.rs"]
@@ -440,10 +442,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_promises_hold(happenings in proptest::collection::vec(happening(), 1..120)) {
+    fn whatever_happens_the_promises_hold(
+        left in beginning::left(),
+        happenings in proptest::collection::vec(happening(), 1..120),
+    ) {
         let settings = Settings::default();
-        let mut lifecycle = Lifecycle::new(settings.clone());
-        let mut world = World::default();
+        let (mut lifecycle, mut world) = World::beginning(&settings, left);
         for happening in happenings {
             if let Happening::Beats { n, ms } = happening {
                 world.beats(&mut lifecycle, &settings, n, ms);
@@ -467,12 +471,12 @@ proptest! {
 
     #[test]
     fn after_a_stop_everything_ends_by_the_deadline(
+        left in beginning::left(),
         happenings in proptest::collection::vec(happening(), 1..60),
         grace_ms in 0u64..5_000,
     ) {
         let settings = Settings::default();
-        let mut lifecycle = Lifecycle::new(settings.clone());
-        let mut world = World::default();
+        let (mut lifecycle, mut world) = World::beginning(&settings, left);
         for happening in happenings {
             if let Happening::Beats { n, ms } = happening {
                 world.beats(&mut lifecycle, &settings, n, ms);
