@@ -37,7 +37,8 @@ enum Command {
     Check(ConfigArgs),
     /// End workers that serve on although their supervisor is gone, if no other one is to come.
     ///
-    /// They stop as `wsctl stop` would have stopped them. Exit code 0: none is left; 1: a supervisor lives.
+    /// They stop as `wsctl stop` would have stopped them. Exit code 0: none is left;
+    /// 1: a supervisor lives, or they are of another user (be that one, or root).
     EndOrphans {
         #[command(flatten)]
         config: ConfigArgs,
@@ -117,7 +118,10 @@ fn end_orphans(config: &Path, now: bool) -> ExitCode {
     // As `run` has it: what was written down last knows the file by this name.
     let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
     match wsgate_supervisor::end_orphans(&config, now) {
-        Ok(Ended { workers: 0, .. }) => ExitCode::SUCCESS,
+        Ok(Ended { workers: 0, .. }) => {
+            say(&mut std::io::stdout(), "no workers without a supervisor");
+            ExitCode::SUCCESS
+        }
         Ok(Ended {
             workers,
             tunnels,

@@ -12,7 +12,7 @@ use wsgate_protocol::admin::{GenerationState, ServerState, Status, TunnelState};
 use crate::configs;
 use crate::support::backend::Echo;
 use crate::support::client::{Client, Sequenced};
-use crate::support::gateway::{Gateway, active_generation, stderr, stdout, wsgate};
+use crate::support::gateway::{Gateway, Launch, active_generation, stderr, stdout, wsgate};
 use crate::support::load::{Storm, alone, problems};
 use crate::support::process::{self, Process};
 use crate::support::wait::{SOON, eventually, until};
@@ -147,7 +147,9 @@ async fn with_a_broken_configuration_what_ran_last_runs_on() {
     let why = status.config.fallback.unwrap();
     assert_eq!(why, "the configuration has 1 mistake");
     gateway.logged(&["ERROR", "upsteam"]).await;
-    gateway.logged(&["WARN", "what ran last runs on"]).await;
+    gateway
+        .logged(&["ERROR", "the last good configuration runs"])
+        .await;
     let shown = stdout(&gateway.ctl(&["status"]).await);
     assert!(
         shown.contains("the last good configuration runs"),
@@ -160,9 +162,31 @@ async fn with_a_broken_configuration_what_ran_last_runs_on() {
     assert_eq!(gateway.reload().await.status, 422);
     assert!(gateway.status().await.config.fallback.is_some());
 
-    gateway.edit(&good.replace("workers = 2", "workers = 1"));
-    gateway.reloaded().await;
+    gateway.edit(&good);
+    assert_eq!(gateway.reload().await.status, 200);
     assert_eq!(gateway.status().await.config.fallback, None);
+    assert_whole(held).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_does_not_even_tell_its_directory_harms_nobody_where_the_environment_does() {
+    let echo = Echo::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("admin.sock");
+    let text = format!(
+        "{}[admin]\nsocket = {socket:?}\n",
+        configs::with(QUIET, &[&echo.address])
+    );
+    let launch = Launch::new(&text).socket(&socket);
+    let mut gateway = launch
+        .env("WSGATE_SOCKET", socket.to_str().unwrap())
+        .start()
+        .await;
+    let held = tunnels(&gateway, 4).await;
+    gateway.kill_supervisor().await;
+    std::fs::remove_file(gateway.config()).unwrap();
+    let status = gateway.revive(1).await;
+    assert!(status.config.fallback.is_some());
     assert_whole(held).await;
 }
 
@@ -316,6 +340,8 @@ async fn workers_that_serve_on_are_named_and_can_be_ended() {
     assert!(workers.values().all(Process::has_ended));
     assert_eq!(gateway.rendezvous(), BTreeSet::new());
     assert!(!stderr(&gateway.ctl(&["status"]).await).contains("worker"));
+    let none = wsgate(&["end-orphans", "--config", config.to_str().unwrap()]).await;
+    assert_eq!(stdout(&none), "no workers without a supervisor\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

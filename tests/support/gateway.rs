@@ -61,6 +61,12 @@ impl Launch {
         self
     }
 
+    /// The admin socket is there, as the configuration says.
+    pub(crate) fn socket(mut self, path: &Path) -> Self {
+        self.socket = Some(path.to_owned());
+        self
+    }
+
     /// Another file in the directory.
     pub(crate) fn file(self, name: &str, text: &str) -> Self {
         let path = self.dir.path().join(name);

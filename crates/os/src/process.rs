@@ -209,6 +209,17 @@ impl fmt::Display for Exit {
     }
 }
 
+/// The processes whose first argument begins so, as far as /proc shows them.
+pub fn named(begin: &str) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_named = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline"));
+        line.is_ok_and(|line| line.starts_with(begin.as_bytes()))
+    };
+    pids.filter(is_named).collect()
+}
+
 /// Takes the control channel from descriptor 0, as a close-on-exec descriptor,
 /// and leaves `/dev/null` there. To be called once, early.
 ///

@@ -102,10 +102,16 @@ impl Peer {
         }
     }
 
-    /// Whether it is of our own user, or of root.
+    /// Whether it may command this process: it is of our own user, or of root.
     #[must_use]
-    pub fn is_one_of_us(&self) -> bool {
+    pub fn may_command(&self) -> bool {
         self.uid == 0 || self.uid == geteuid().as_raw()
+    }
+
+    /// Whether this process may command it: the same, seen from the other side.
+    #[must_use]
+    pub fn may_be_commanded(&self) -> bool {
+        geteuid().is_root() || self.uid == geteuid().as_raw()
     }
 }
 
@@ -130,7 +136,7 @@ mod tests {
         let ((there, waits), (here, came)) = (there.unwrap(), here.unwrap());
         let us = Some(std::process::id());
         assert_eq!((waits.pid, came.pid), (us, us));
-        assert!(waits.is_one_of_us() && came.is_one_of_us());
+        assert!(waits.may_be_commanded() && came.may_command());
         let long = vec![7; crate::channel::MAX_MESSAGE];
         let (sent, got) = tokio::join!(here.send(&long, &[]), there.recv());
         sent.unwrap();
@@ -148,10 +154,12 @@ mod tests {
     }
 
     #[test]
-    fn another_user_is_none_of_us() {
+    fn another_user_commands_nothing() {
         let us = geteuid().as_raw();
         let peer = |uid| Peer { pid: None, uid };
-        assert!(peer(us).is_one_of_us() && peer(0).is_one_of_us());
-        assert!(!peer(us.wrapping_add(1).max(1)).is_one_of_us());
+        let other = peer(us.wrapping_add(1).max(1));
+        assert!(peer(us).may_command() && peer(0).may_command() && !other.may_command());
+        assert!(peer(us).may_be_commanded());
+        assert_eq!(other.may_be_commanded(), us == 0);
     }
 }

@@ -17,20 +17,24 @@ use wsgate_lifecycle::{Found, Generation};
 use wsgate_os::channel::Channel;
 use wsgate_os::process::{Process, Signal};
 use wsgate_os::rendezvous::{self, Peer};
+use wsgate_os::systemd;
 use wsgate_protocol::control::{FromWorker, Hello, SocketSpec, VERSION};
 
 use crate::generation::{Content, Record};
 use crate::link::Link;
 use crate::runtime::{self, RuntimeDirectory};
 use crate::sockets::Sockets;
-use crate::supervisor::{Running, Supervisor};
+use crate::supervisor::{Running, Supervisor, notify_systemd};
 use crate::{Error, admin};
 
 /// How long a worker may take to answer where no watchdog says when it is stuck.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a stuck worker may take to write its core dump.
+/// How long a stuck worker may take to write its core dump, and then to end.
 const DUMPED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What systemd is asked for besides: ends of stuck workers, and the start of others.
+const ROOM_TO_START: Duration = Duration::from_secs(30);
 
 /// A worker without a supervisor.
 pub(crate) struct Orphan {
@@ -60,8 +64,8 @@ enum Lost {
     Stuck(Process),
     /// It lives, and does not understand.
     Foreign { pid: u32, why: String },
-    /// It cannot be reached.
-    Unreachable(io::Error),
+    /// It may serve, and cannot be reached.
+    Unreachable(String),
 }
 
 /// Finds all of them. Those that are stuck are ended: nobody else could serve what waits in their queues.
@@ -69,29 +73,57 @@ pub(crate) async fn find(
     directory: &RuntimeDirectory,
     config: Option<&Config>,
 ) -> Result<Vec<Orphan>, Error> {
-    // As long as the watchdog would wait.
-    let patience = config.and_then(|config| config.watchdog.timeout);
-    let patience = patience.unwrap_or(PATIENCE);
     let paths = directory
         .all_rendezvous()
         .map_err(Error::system("look for workers in the runtime directory"))?;
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    // As long as the watchdog would wait.
+    let patience = config.and_then(|config| config.watchdog.timeout);
+    let patience = patience.unwrap_or(PATIENCE);
+    notify_systemd(systemd::extend_timeout(patience + ROOM_TO_START));
+    let visits = paths.iter().map(|path| met(path, patience));
     let mut orphans = Vec::new();
-    let visits = paths.iter().map(|path| visit(path, patience));
-    for (path, met) in paths.iter().zip(join_all(visits).await) {
-        match met {
-            Ok(orphan) => orphans.push(orphan),
-            Err(Lost::Ended) => runtime::remove(path),
-            Err(Lost::Stuck(process)) => {
-                end_stuck(&process, patience).await;
-                runtime::remove(path);
-            }
-            Err(Lost::Foreign { pid, why }) => return Err(Error::Foreign { pid, why }),
-            Err(Lost::Unreachable(error)) => {
-                tracing::error!(path = %path.display(), %error, "a worker may serve there that cannot be reached");
-            }
-        }
+    for met in join_all(visits).await {
+        orphans.extend(met?);
     }
     Ok(orphans)
+}
+
+/// Who waits there, if it is one to be taken over.
+async fn met(path: &Path, patience: Duration) -> Result<Option<Orphan>, Error> {
+    match visit(path, patience).await {
+        Ok(orphan) => return Ok(Some(orphan)),
+        Err(Lost::Ended) => runtime::remove(path),
+        Err(Lost::Stuck(process)) => {
+            end_stuck(&process, patience).await;
+            runtime::remove(path);
+        }
+        Err(Lost::Foreign { pid, why }) => return Err(Error::Foreign { pid, why }),
+        Err(Lost::Unreachable(why)) => return Err(Error::Unreachable(why)),
+    }
+    Ok(None)
+}
+
+/// The introduction, with a word in the log if it takes long.
+async fn hear_patiently(
+    channel: &Channel,
+    pid: u32,
+    patience: Duration,
+) -> Option<Result<Introduction, Unheard>> {
+    let mut hearing = std::pin::pin!(hear(channel));
+    let soon = patience.min(Duration::from_secs(1));
+    if let Ok(heard) = tokio::time::timeout(soon, &mut hearing).await {
+        return Some(heard);
+    }
+    tracing::warn!(
+        pid,
+        ?patience,
+        "a worker without a supervisor does not answer yet"
+    );
+    let rest = patience.saturating_sub(soon);
+    tokio::time::timeout(rest, hearing).await.ok()
 }
 
 async fn visit(path: &Path, patience: Duration) -> Result<Orphan, Lost> {
@@ -99,20 +131,19 @@ async fn visit(path: &Path, patience: Duration) -> Result<Orphan, Lost> {
         .await
         .map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Lost::Ended,
-            _ => Lost::Unreachable(error),
+            _ => Lost::Unreachable(error.to_string()),
         })?;
+    let named = |why: &str| Lost::Unreachable(format!("{}: {why}", path.display()));
     let Peer { pid: Some(pid), .. } = peer else {
-        let why = "its process is in another PID namespace";
-        return Err(Lost::Unreachable(io::Error::other(why)));
+        return Err(named("its process is in another PID namespace"));
     };
-    if !peer.is_one_of_us() {
-        let why = format!("process {pid} is of user {}", peer.uid);
-        return Err(Lost::Unreachable(io::Error::other(why)));
+    if !peer.may_be_commanded() {
+        return Err(named(&format!("process {pid} is of user {}", peer.uid)));
     }
     // It waits on its socket still: when it answers, the pid has been its own all the time.
     let process = Process::open(pid).map_err(|_| Lost::Ended)?;
-    match tokio::time::timeout(patience, hear(&channel)).await {
-        Ok(Ok((hello, [config, board], sockets))) => Ok(Orphan {
+    match hear_patiently(&channel, pid, patience).await {
+        Some(Ok((hello, [config, board], sockets))) => Ok(Orphan {
             hello,
             process,
             channel,
@@ -120,9 +151,9 @@ async fn visit(path: &Path, patience: Duration) -> Result<Orphan, Lost> {
             board,
             sockets,
         }),
-        Ok(Err(Unheard::Ended)) => Err(Lost::Ended),
-        Ok(Err(Unheard::Unlike(why))) => Err(Lost::Foreign { pid, why }),
-        Err(_) => Err(Lost::Stuck(process)),
+        Some(Err(Unheard::Ended)) => Err(Lost::Ended),
+        Some(Err(Unheard::Unlike(why))) => Err(Lost::Foreign { pid, why }),
+        None => Err(Lost::Stuck(process)),
     }
 }
 
@@ -184,14 +215,15 @@ async fn end_stuck(process: &Process, patience: Duration) {
     };
     signal(Signal::SIGABRT);
     signal(Signal::SIGCONT);
-    if tokio::time::timeout(DUMPED_WITHIN, process.wait())
-        .await
-        .is_err()
-    {
+    let gone = || tokio::time::timeout(DUMPED_WITHIN, process.wait());
+    if gone().await.is_err() {
         signal(Signal::SIGKILL);
-    }
-    if let Err(error) = process.wait().await {
-        tracing::error!(pid, %error, "worker's end not seen");
+        if gone().await.is_err() {
+            tracing::error!(
+                pid,
+                "it does not even end by SIGKILL (state D in ps(1)?), and is left alone"
+            );
+        }
     }
 }
 
@@ -199,6 +231,18 @@ async fn end_stuck(process: &Process, patience: Duration) {
 pub(crate) fn board(orphans: &[Orphan]) -> io::Result<Option<OwnedFd>> {
     let first = orphans.first();
     first.map(|orphan| orphan.board.try_clone()).transpose()
+}
+
+/// Says which workers live elsewhere: an address that cannot be had may be theirs, if `[admin] socket` was
+/// edited while they ran.
+pub(crate) fn name_strangers() {
+    let pids = wsgate_os::process::named("wsgate: worker ");
+    if !pids.is_empty() {
+        tracing::error!(
+            ?pids,
+            "workers of a wsgate with another [admin] socket live: if they are of this one, set `[admin] socket` to what it was, and start again"
+        );
+    }
 }
 
 impl Supervisor {

@@ -68,6 +68,11 @@ pub enum Error {
         /// What it said.
         why: String,
     },
+    /// A worker may serve here that cannot be reached.
+    #[error(
+        "a worker serves here without a supervisor, and cannot be taken over or ended by this user ({0}): use the user that started it (sudo -u USER), or root"
+    )]
+    Unreachable(String),
     /// The kernel refused something.
     #[error("{what}: {source}")]
     System {

@@ -22,7 +22,7 @@ use crate::event::{Event, Read};
 use crate::generation::Content;
 use crate::sockets::Staged;
 use crate::supervisor::{Running, Supervisor, level, notify_systemd, tenths};
-use crate::{Error, totals};
+use crate::{Error, adopt, totals};
 
 /// Who asked for a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +149,10 @@ impl Supervisor {
                 let message = format!("the new generation cannot begin: {refused}");
                 self.finish(vec![Waiter::at_the_start()], &failed(message));
             }
-            Err(Refused::Sockets(error)) => return Err(Error::Sockets(error)),
+            Err(Refused::Sockets(error)) => {
+                adopt::name_strangers();
+                return Err(Error::Sockets(error));
+            }
             Err(Refused::Other(message)) => return Err(Error::Start(message)),
         }
         Ok(())
@@ -197,6 +200,8 @@ impl Supervisor {
             Err(errors) => return self.refuse_errors(waiters, &errors),
         };
         if let Some(generation) = self.unchanged(&loaded) {
+            // What runs is what the file says now.
+            self.fallback = None;
             self.apply(wsgate_lifecycle::Event::Retry);
             let unchanged = self.unchanged_outcome(generation);
             return self.finish(waiters, &unchanged);

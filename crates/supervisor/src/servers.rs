@@ -77,6 +77,12 @@ impl ServerStates {
         }
     }
 
+    /// Every server that is not ready.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &str, ServerState)> {
+        let states = self.states.iter();
+        states.map(|((upstream, server), word)| (upstream.as_str(), server.as_str(), word.state))
+    }
+
     /// Servers that drain: upstream, address, deadline, and rate if one was said.
     pub(crate) fn drains(&self) -> Vec<(String, String, SystemTime, Option<u32>)> {
         let drains = self.states.iter().filter_map(|((upstream, server), word)| {

@@ -65,6 +65,18 @@ pub(crate) fn last_good(directory: &RuntimeDirectory, config: &Path) -> Option<L
     ours.then(|| wsgate_config::parse(last.sources).ok())?
 }
 
+/// The same for a file that may not even tell its runtime directory any more: then `WSGATE_SOCKET`, which
+/// tells `wsctl`, does.
+pub(crate) fn what_ran_last(config: &Path) -> Option<(RuntimeDirectory, Loaded)> {
+    let told = std::env::var_os("WSGATE_SOCKET").map(PathBuf::from);
+    let sockets = [Some(wsgate_config::admin_socket(config)), told];
+    sockets.into_iter().flatten().find_map(|socket| {
+        let directory = RuntimeDirectory::of(&socket);
+        let loaded = last_good(&directory, config)?;
+        Some((directory, loaded))
+    })
+}
+
 /// `None` if there is no such file.
 fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, String> {
     match std::fs::read(path) {

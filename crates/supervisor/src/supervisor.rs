@@ -117,25 +117,20 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         config = %options.config.display(),
         "wsgate starts"
     );
-    let orphans = adopt::find(&directory, Some(&loaded.config)).await?;
-    let listener = admin::listen(&socket)?;
-
+    // Before anything that may take its time: signals and requests wait then, and are heard.
     let (events, mut incoming) = mpsc::unbounded_channel();
-    let board = adopt::board(&orphans).map_err(Error::system("take-over of the board"))?;
-    let mut supervisor = Supervisor::new(
-        options.clone(),
-        directory,
-        events.clone(),
-        log,
-        board,
-        descriptors,
-    )?;
     hear_signals(&events)?;
-    tokio::spawn(admin::serve(listener, events));
-    let outcome = match supervisor.start(loaded, read, mistakes, orphans) {
-        Ok(()) => supervisor.turn(&mut incoming).await,
-        Err(error) => Err(error),
+    let listener = admin::listen(&socket)?;
+    tokio::spawn(admin::serve(listener, events.clone()));
+    let outcome = async {
+        let orphans = adopt::find(&directory, Some(&loaded.config)).await?;
+        let board = adopt::board(&orphans).map_err(Error::system("take-over of the board"))?;
+        let options = options.clone();
+        let mut supervisor = Supervisor::new(options, directory, events, log, board, descriptors)?;
+        supervisor.start(loaded, read, mistakes, orphans)?;
+        supervisor.turn(&mut incoming).await
     };
+    let outcome = outcome.await;
     admin::remove(&socket);
     outcome
 }
@@ -166,8 +161,7 @@ impl Beginning {
                 })
             }
             Err(mistakes) => {
-                let directory = RuntimeDirectory::of(&wsgate_config::admin_socket(config));
-                let Some(loaded) = state::last_good(&directory, config) else {
+                let Some((directory, loaded)) = state::what_ran_last(config) else {
                     return Err(Error::Config(mistakes));
                 };
                 Ok(Self {
@@ -262,11 +256,16 @@ impl Supervisor {
         orphans: Vec<Orphan>,
     ) -> Result<(), Error> {
         log_migration();
+        for (upstream, server, state) in self.states.all() {
+            tracing::info!(upstream, server, %state, "server state, as it was set before the start");
+        }
         self.adoptions = orphans.len() as u64;
         if let Some(mistakes) = &mistakes {
             log_mistakes(mistakes);
             let why = mistakes_in_words(mistakes);
-            tracing::warn!("{why}: what ran last runs on. Mend it, then `wsctl reload`");
+            tracing::error!(
+                "{why}: the last good configuration runs. Mend it, then `wsctl reload`"
+            );
             self.fallback = Some(why);
         }
         if !orphans.is_empty() {

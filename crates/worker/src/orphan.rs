@@ -60,7 +60,7 @@ impl Control {
                 return Next::Message;
             }
         };
-        if !peer.is_one_of_us() {
+        if !peer.may_command() {
             tracing::warn!(
                 pid = peer.pid,
                 uid = peer.uid,
