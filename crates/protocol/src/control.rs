@@ -55,7 +55,8 @@ pub enum ToWorker {
         /// When tunnels are closed.
         plan: ClosePlan,
     },
-    /// The operator's word about servers: all that are not `ready`.
+    /// The operator's word about servers: all that are not `ready`. Servers that are not in `drain` by it lose
+    /// deadlines that [`ToWorker::DrainServer`] gave.
     Servers {
         /// The whole list; servers that are not in it are `ready`.
         states: Vec<ServerStateOf>,
@@ -112,6 +113,8 @@ pub struct Boot {
     pub slot: usize,
     /// Its generation.
     pub generation: u64,
+    /// Its generation is active already: it is to accept as soon as it can, supervisor or not.
+    pub active: bool,
     /// The block of the board that is its own.
     pub block: usize,
     /// The operator's word about servers, as [`ToWorker::Servers`].

@@ -115,6 +115,11 @@ impl Gateway {
         self.registry.undrain_server(server);
     }
 
+    /// The same for every server but these: whoever took the place of the one that drained them knows no more.
+    pub fn undrain_all_but(&self, servers: &[u32]) {
+        self.registry.undrain_all_but(servers);
+    }
+
     /// Closes one tunnel politely, with this status code (RFC 6455 section 7.4) and a reason of at most 123
     /// bytes. Whether it lives here.
     pub fn close_tunnel(&self, id: &str, code: u16, reason: &str) -> bool {

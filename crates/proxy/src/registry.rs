@@ -145,6 +145,16 @@ impl Registry {
         }
     }
 
+    /// The same for every server but these.
+    pub(crate) fn undrain_all_but(&self, servers: &[u32]) {
+        let drained: Vec<u32> = self.lock().drained.keys().copied().collect();
+        for server in drained {
+            if !servers.contains(&server) {
+                self.undrain_server(server);
+            }
+        }
+    }
+
     /// One tunnel gets a deadline that is now. Whether there is such a tunnel.
     pub(crate) fn close_tunnel(&self, id: &str, deadline: Deadline) -> bool {
         let state = self.lock();

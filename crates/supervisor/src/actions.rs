@@ -158,6 +158,7 @@ impl Supervisor {
             instance: self.instance,
             slot,
             generation,
+            active: self.lifecycle.active() == Some(generation),
             block,
             states: self.states.by_number(&self.numbers),
         };
@@ -303,7 +304,7 @@ impl Supervisor {
             self.directory.forget(pid);
             // Of an adopted one only its parent would be told.
             let well = exit == Some(Exit::Code(0)) || link.adopted && exit == Some(Exit::Unknown);
-            if expected && well {
+            if expected && well && tunnels == 0 {
                 tracing::debug!(pid, slot, generation, "worker has ended");
             } else {
                 tracing::warn!(pid, slot, generation, tunnels, "worker ended: {how}");

@@ -4,7 +4,7 @@
 //! Nothing is bound, and no worker started, before all of them have been heard: what they hold must not be
 //! bound anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use wsgate_config::Config;
-use wsgate_lifecycle::{Found, Generation};
+use wsgate_lifecycle::{Found, Generation, Moment, WorkerId};
 use wsgate_os::channel::Channel;
 use wsgate_os::process::{Process, Signal};
 use wsgate_os::rendezvous::{self, Peer};
@@ -33,6 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stuck worker may take to write its core dump, and then to end.
 const DUMPED_WITHIN: Duration = Duration::from_secs(2);
 
+/// What a stopped worker gets to answer in, once it goes on.
+const CONTINUED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a worker that has hung up may take to end.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+
 /// What systemd is asked for besides: ends of stuck workers, and the start of others.
 const ROOM_TO_START: Duration = Duration::from_secs(30);
 
@@ -47,6 +53,18 @@ pub(crate) struct Orphan {
 }
 
 impl Orphan {
+    /// The slots that it serves. A Unix socket belongs to no slot, so a worker that has nothing else serves its own.
+    fn accepts(&self) -> Vec<usize> {
+        let slots = self.sockets.iter().filter_map(|(spec, _)| spec.slot);
+        let own = (!self.sockets.is_empty()).then_some(self.hello.slot);
+        let all: BTreeSet<usize> = slots.chain(own).collect();
+        all.into_iter().collect()
+    }
+
+    fn drains_for(&self) -> Option<Duration> {
+        self.hello.drains_for_ms.map(Duration::from_millis)
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }
@@ -54,13 +72,19 @@ impl Orphan {
     pub(crate) fn block(&self) -> usize {
         self.hello.block
     }
+
+    /// Closes its listening sockets here, and tells their listeners.
+    pub(crate) fn let_go(&mut self) -> Vec<String> {
+        let sockets = std::mem::take(&mut self.sockets).into_iter();
+        sockets.map(|(spec, _)| spec.listener).collect()
+    }
 }
 
 /// Why one that has a rendezvous is not adopted.
 enum Lost {
     /// Its process has ended.
     Ended,
-    /// It lives, and does not answer.
+    /// It lives, and does not answer, not even after SIGCONT.
     Stuck(Process),
     /// It lives, and does not understand.
     Foreign { pid: u32, why: String },
@@ -109,7 +133,7 @@ async fn met(path: &Path, patience: Duration) -> Result<Option<Orphan>, Error> {
 /// The introduction, with a word in the log if it takes long.
 async fn hear_patiently(
     channel: &Channel,
-    pid: u32,
+    process: &Process,
     patience: Duration,
 ) -> Option<Result<Introduction, Unheard>> {
     let mut hearing = std::pin::pin!(hear(channel));
@@ -117,13 +141,21 @@ async fn hear_patiently(
     if let Ok(heard) = tokio::time::timeout(soon, &mut hearing).await {
         return Some(heard);
     }
+    let pid = process.pid();
     tracing::warn!(
         pid,
         ?patience,
         "a worker without a supervisor does not answer yet"
     );
     let rest = patience.saturating_sub(soon);
-    tokio::time::timeout(rest, hearing).await.ok()
+    if let Ok(heard) = tokio::time::timeout(rest, &mut hearing).await {
+        return Some(heard);
+    }
+    // Nobody else has its sockets: one that is merely stopped is worth more than its core dump.
+    if let Err(error) = process.signal(Signal::SIGCONT) {
+        tracing::debug!(pid, %error, "worker not continued");
+    }
+    tokio::time::timeout(CONTINUED_WITHIN, hearing).await.ok()
 }
 
 async fn visit(path: &Path, patience: Duration) -> Result<Orphan, Lost> {
@@ -142,7 +174,7 @@ async fn visit(path: &Path, patience: Duration) -> Result<Orphan, Lost> {
     }
     // It waits on its socket still: when it answers, the pid has been its own all the time.
     let process = Process::open(pid).map_err(|_| Lost::Ended)?;
-    match hear_patiently(&channel, pid, patience).await {
+    match hear_patiently(&channel, &process, patience).await {
         Some(Ok((hello, [config, board], sockets))) => Ok(Orphan {
             hello,
             process,
@@ -151,7 +183,13 @@ async fn visit(path: &Path, patience: Duration) -> Result<Orphan, Lost> {
             board,
             sockets,
         }),
-        Some(Err(Unheard::Ended)) => Err(Lost::Ended),
+        // It goes, or has hung up: then it serves on, and must not be taken for dead.
+        Some(Err(Unheard::Ended)) => {
+            match tokio::time::timeout(GONE_WITHIN, process.wait()).await {
+                Ok(_) => Err(Lost::Ended),
+                Err(_) => Err(named(&format!("process {pid} hangs up"))),
+            }
+        }
         Some(Err(Unheard::Unlike(why))) => Err(Lost::Foreign { pid, why }),
         None => Err(Lost::Stuck(process)),
     }
@@ -249,7 +287,6 @@ impl Supervisor {
     /// Takes them over. `content` is what they run, as far as that is known.
     pub(crate) fn adopt(&mut self, orphans: Vec<Orphan>, content: Content) -> io::Result<()> {
         let now = self.now();
-        let ms = Duration::from_millis;
         let (mut found, mut sockets) = (Vec::new(), Vec::new());
         for orphan in &orphans {
             let hello = &orphan.hello;
@@ -261,14 +298,11 @@ impl Supervisor {
             found.push(Found {
                 slot: hello.slot,
                 generation: hello.generation,
-                accepts: orphan
-                    .sockets
-                    .iter()
-                    .filter_map(|(spec, _)| spec.slot)
-                    .collect(),
-                deadline: hello.drains_for_ms.map(|left| now + ms(left)),
+                accepts: orphan.accepts(),
+                deadline: orphan.drains_for().map(|left| now + left),
             });
         }
+        same_deadlines(&mut found);
         let active = self.newest_accepting(&found);
         let names = self.lifecycle.adopt(now, active, &found);
         for (name, orphan) in names.into_iter().zip(orphans) {
@@ -341,17 +375,32 @@ impl Supervisor {
 
     /// Drains that go on: their closes get their places in the time that all drains share.
     fn redo_plans(&mut self) {
-        let mut by_deadline = BTreeMap::new();
+        let mut drains: BTreeMap<Generation, (Vec<WorkerId>, Moment)> = BTreeMap::new();
         for (id, worker) in self.lifecycle.workers() {
             if let Some(deadline) = worker.deadline() {
-                let drains: &mut Vec<_> = by_deadline
-                    .entry((worker.generation, deadline))
-                    .or_default();
-                drains.push(*id);
+                let drain = drains
+                    .entry(worker.generation)
+                    .or_insert((Vec::new(), deadline));
+                drain.0.push(*id);
             }
         }
-        for ((_, deadline), workers) in by_deadline {
+        for (workers, deadline) in drains.into_values() {
             self.retire(&workers, deadline);
         }
+    }
+}
+
+/// Each worker knows when its own share of closes ends; the drain ends with the last of them.
+fn same_deadlines(found: &mut [Found]) {
+    let mut last: BTreeMap<Generation, Moment> = BTreeMap::new();
+    for found in found.iter() {
+        if let Some(deadline) = found.deadline {
+            let last = last.entry(found.generation).or_insert(deadline);
+            *last = deadline.max(*last);
+        }
+    }
+    for found in found {
+        let last = || last.get(&found.generation).copied();
+        found.deadline = found.deadline.and_then(|_| last());
     }
 }

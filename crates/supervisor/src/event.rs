@@ -26,6 +26,8 @@ pub(crate) enum Event {
     FilesChanged,
     /// A look at the files, to see whether a change went unnoticed.
     Looked(Option<Sources>),
+    /// What a commit has changed is to be written down.
+    Save,
     /// The admin socket wants something.
     Admin(Request),
 }

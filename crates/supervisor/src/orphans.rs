@@ -1,5 +1,6 @@
 //! Ends workers that serve on although their supervisor is gone and no other one is to come.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -37,7 +38,9 @@ pub struct Ended {
 pub(crate) async fn end_all(config: &Path, now: bool) -> Result<Ended, Error> {
     let (directory, running) = find(config);
     let _lock = directory.lock()?;
-    let orphans = adopt::find(&directory, running.as_ref()).await?;
+    let mut orphans = adopt::find(&directory, running.as_ref()).await?;
+    // Nothing may be held here that nobody accepts from.
+    let listeners: BTreeSet<String> = orphans.iter_mut().flat_map(Orphan::let_go).collect();
     let (grace, rate, code) = running.map_or((Duration::from_secs(30), 100, 1012), |config| {
         (
             config.stop.grace,
@@ -68,6 +71,12 @@ pub(crate) async fn end_all(config: &Path, now: bool) -> Result<Ended, Error> {
     orphans
         .iter()
         .for_each(|orphan| directory.forget(orphan.pid()));
+    for path in listeners
+        .iter()
+        .filter_map(|name| name.strip_prefix("unix:"))
+    {
+        runtime::remove(Path::new(path));
+    }
     // As after any other stop.
     runtime::remove(&directory.last_good());
     Ok(Ended {

@@ -8,7 +8,7 @@ mod prepare;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 use wsgate_config::{Config, Errors, Loaded, Sources};
@@ -23,6 +23,9 @@ use crate::generation::Content;
 use crate::sockets::Staged;
 use crate::supervisor::{Running, Supervisor, level, notify_systemd, tenths};
 use crate::{Error, adopt, totals};
+
+/// Until what a commit has changed is written down.
+const SAVED_AFTER: Duration = Duration::from_millis(20);
 
 /// Who asked for a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,7 +304,18 @@ impl Supervisor {
         self.switch_http(&config, http);
         self.rearm_watch(&content.sources, config.reload.watch);
         self.running = Some(Running { config, content });
-        self.save_all();
+        self.save_soon();
+    }
+
+    /// Not at once: new sockets listen by now, and writing may take long. Those who are to accept from them
+    /// are told first.
+    fn save_soon(&self) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SAVED_AFTER).await;
+            // Nobody listens only while the supervisor itself ends.
+            drop(events.send(Event::Save));
+        });
     }
 
     /// What the next supervisor has to know.
@@ -311,8 +325,8 @@ impl Supervisor {
         self.unsaved = false;
         let state = self.save_state();
         let last_good = self.save_last_good(&sources);
-        for warning in state.into_iter().chain(last_good) {
-            self.reloads.warn(warning);
+        if state.or(last_good).is_none() {
+            tracing::debug!("state and configuration are saved");
         }
     }
 

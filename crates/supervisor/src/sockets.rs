@@ -405,6 +405,10 @@ impl Unix {
 
 impl Drop for Unix {
     fn drop(&mut self) {
+        // A panic is a crash: workers serve on, and their clients have to find them.
+        if std::thread::panicking() {
+            return;
+        }
         self.unlink();
     }
 }

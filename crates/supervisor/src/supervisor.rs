@@ -314,6 +314,7 @@ impl Supervisor {
                     .get_or_insert_with(|| Instant::now() + watch::SETTLE);
             }
             Event::Looked(sources) => self.looked(sources),
+            Event::Save => self.save_all(),
             Event::Admin(request) => self.admin(request),
         }
     }

@@ -4,13 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wsgate_os::channel::Channel;
 use wsgate_os::rendezvous::Peer;
-use wsgate_protocol::control::{ClosePlan, FromWorker, SocketSpec, ToWorker, VERSION};
+use wsgate_protocol::admin::ServerState;
+use wsgate_protocol::control::{
+    ClosePlan, FromWorker, ServerStateOf, SocketSpec, ToWorker, VERSION,
+};
 use wsgate_proxy::{Acceptor, Listening};
 
 use crate::boot::{self, Booted};
@@ -141,7 +144,7 @@ impl Control {
             ToWorker::Return { sockets } => self.give_back(&sockets),
             ToWorker::LetGo { sockets, retired } => self.let_go(&sockets, retired).await,
             ToWorker::Retire { for_good, plan } => self.retire(for_good, &plan).await,
-            ToWorker::Servers { states } => gateway.set_servers(&boot::states(&states)),
+            ToWorker::Servers { states } => self.set_servers(&states),
             ToWorker::DrainServer { server, plan } => {
                 gateway.drain_server(server, &translate(&plan))
             }
@@ -194,6 +197,26 @@ impl Control {
                 Err(error) => tracing::error!(?spec, %error, "a socket is not accepted from"),
             }
         }
+    }
+
+    /// The whole of the operator's word: who does not drain by it has no deadline by an older one.
+    fn set_servers(&self, states: &[ServerStateOf]) {
+        let gateway = &self.booted.gateway;
+        gateway.set_servers(&boot::states(states));
+        let drains = states.iter().filter(|of| of.state == ServerState::Drain);
+        let drains: Vec<u32> = drains.map(|of| of.server).collect();
+        gateway.undrain_all_but(&drains);
+    }
+
+    /// Everything that it holds and that listens: nobody is left to tell it.
+    pub(crate) fn accept_all(&mut self) {
+        let listens = |socket: &Listening| match socket {
+            Listening::Tcp(socket) => wsgate_os::socket::listens(socket.as_fd()),
+            Listening::Unix(socket) => wsgate_os::socket::listens(socket.as_fd()),
+        };
+        let held = self.held.iter().filter(|(_, socket)| listens(socket));
+        let held: Vec<SocketSpec> = held.map(|(spec, _)| spec.clone()).collect();
+        self.accept(held);
     }
 
     fn give_back(&mut self, sockets: &[SocketSpec]) {

@@ -27,6 +27,11 @@ impl Control {
     /// The supervisor is gone.
     pub(crate) fn is_orphaned(&mut self, why: &str) -> Next {
         self.channel = None;
+        let needed = self.booted.boot.active || !self.accepting.is_empty();
+        if needed && self.drains_until.is_none() {
+            // What it was about to be told to accept from.
+            self.accept_all();
+        }
         let tunnels = self.booted.gateway.tunnels().len();
         match self.drains_until {
             // Nobody will tell it to go.

@@ -234,8 +234,10 @@ impl Lifecycle {
         let slot = (!worker.is_draining()).then_some(worker.slot);
         if let (State::Active { since }, Some(slot)) = (&worker.state, slot)
             && now.saturating_sub(*since) >= settled_after
+            // One that was adopted may be of a slot that there is no more.
+            && let Some(slot) = self.slots.get_mut(slot)
         {
-            self.slots[slot].deaths = 0;
+            slot.deaths = 0;
         }
         worker.state = State::Killed;
         self.replacement = Some(Replacement {

@@ -62,6 +62,10 @@ impl Sockets {
                 let found = Found::new(slot, socket)?;
                 groups.entry(address).or_default().push(found);
             }
+            // The file is that of one of them, and nobody can tell of which.
+            (Some(address), None) if self.listeners.contains_key(&address) => {
+                return Err(io::Error::other("its listener has another socket already"));
+            }
             (Some(address @ ListenAddress::Unix(_)), None) => {
                 let unix = Unix::new(UnixBound::adopt(socket)?)?;
                 self.listeners.insert(address, Behind::Unix(unix));
