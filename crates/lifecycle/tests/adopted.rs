@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wsgate_lifecycle::{Action, Event, Found, Lifecycle, Moment, Settings};
+use wsgate_lifecycle::{Action, Event, Found, Lifecycle, Moment, Settings, Signs};
 
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -128,4 +128,29 @@ fn only_drains_were_left_behind() {
         lifecycle.apply(at(2), Event::Exited(names[0])),
         [Action::Gone(3)]
     );
+}
+
+#[test]
+fn a_stuck_worker_of_a_slot_that_there_is_no_more_is_ended() {
+    let mut lifecycle = Lifecycle::new(Settings::default());
+    // Its supervisor died between the commit of fewer slots and what the old workers were to be told.
+    let found = [accepting(0, 4, &[0]), accepting(3, 3, &[3])];
+    let names = lifecycle.adopt(at(0), Some((4, 1, GRACE)), &found);
+    let mut aborted = Vec::new();
+    for second in 0..40 {
+        let moves = Signs {
+            heard: second,
+            ..Signs::default()
+        };
+        let beat = Event::Beat {
+            timeout: at(10_000),
+            signs: vec![(names[0], moves), (names[1], Signs::default())],
+        };
+        let actions = lifecycle.apply(at(second * 1_000), beat);
+        aborted.extend(actions.into_iter().filter_map(|action| match action {
+            Action::Abort { worker, .. } => Some(worker),
+            _ => None,
+        }));
+    }
+    assert_eq!(aborted, [names[1]]);
 }
