@@ -62,11 +62,7 @@ pub fn load(path: &Path) -> Result<Loaded, Errors> {
 #[must_use]
 pub fn admin_socket(path: &Path) -> std::path::PathBuf {
     let (sources, found) = source::read(path);
-    let texts: Vec<syntax::Checked> = sources
-        .files
-        .iter()
-        .map(|file| syntax::check(&file.text))
-        .collect();
+    let texts = checked(&sources);
     let problems = Problems::new(&sources.files, &texts, found);
     sections::read(&texts, &problems).globals.admin.socket
 }
@@ -80,16 +76,17 @@ pub fn parse(sources: Sources) -> Result<Loaded, Errors> {
     decode_all(sources, Vec::new())
 }
 
+fn checked(sources: &Sources) -> Vec<syntax::Checked> {
+    let texts = sources.files.iter().map(|file| file.text.as_str());
+    texts.map(syntax::check).collect()
+}
+
 /// `found`: what went wrong while reading; the rest is checked nevertheless.
 fn decode_all(sources: Sources, found: Vec<Found>) -> Result<Loaded, Errors> {
     if sources.files.is_empty() {
         return Err(Errors::from_found(found));
     }
-    let texts: Vec<syntax::Checked> = sources
-        .files
-        .iter()
-        .map(|file| syntax::check(&file.text))
-        .collect();
+    let texts = checked(&sources);
     let problems = Problems::new(&sources.files, &texts, found);
     let draft = sections::read(&texts, &problems);
     let warnings = validate::check(&draft, &problems);
