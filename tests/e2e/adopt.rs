@@ -135,6 +135,31 @@ async fn it_may_die_again_and_again_and_ids_never_come_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_may_die_at_any_moment_of_its_start() {
+    let _alone = alone().await;
+    let echo = Echo::start().await;
+    let mut gateway = Gateway::start(&configs::with(QUIET, &[&echo.address])).await;
+    let held = tunnels(&gateway, 20).await;
+    let storm = Storm::start(&gateway.ws_url("/"), 50);
+    gateway.kill_supervisor().await;
+    // Before it has the lock, while it meets the workers, starts its own, commits, and writes that down.
+    for milliseconds in (0..160).step_by(8) {
+        gateway.restart();
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        gateway.kill_supervisor().await;
+    }
+    let status = gateway.revive(1).await;
+    assert!(status.totals.workers_adopted >= 2);
+    assert_eq!(problems(&storm.stop().await), [""; 0]);
+    assert_whole(held).await;
+    until("none is left over", SOON, async || {
+        let status = gateway.status().await;
+        status.generations.len() == 1 && gateway.rendezvous().len() == 2
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_broken_configuration_what_ran_last_runs_on() {
     let echo = Echo::start().await;
     let good = configs::with(QUIET, &[&echo.address]);

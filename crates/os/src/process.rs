@@ -94,15 +94,21 @@ impl Process {
     /// is still that of the process it means.
     ///
     /// # Errors
-    /// Those of pidfd_open(2): ESRCH if there is none.
+    /// `NotFound` if there is none (ESRCH); else those of pidfd_open(2).
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn open(pid: u32) -> io::Result<Self> {
         // SAFETY: the call takes two integers and returns a descriptor (close-on-exec) or -1.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(pid), 0) };
-        let fd = Errno::result(fd)
-            .map_err(|errno| context(errno.into(), format_args!("watching process {pid}")))?;
+        let fd = Errno::result(fd).map_err(|errno| {
+            let error = match errno {
+                // Which has no kind of its own, and must not be taken for another shortage.
+                Errno::ESRCH => io::Error::new(io::ErrorKind::NotFound, errno),
+                errno => errno.into(),
+            };
+            context(error, format_args!("watching process {pid}"))
+        })?;
         // SAFETY: the kernel has just opened it for us, and nobody else has it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
         // SAFETY: an OwnedFd is open, and the same descriptor, for as long as it lives.

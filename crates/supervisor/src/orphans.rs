@@ -75,7 +75,10 @@ pub(crate) async fn end_all(config: &Path, now: bool) -> Result<Ended, Error> {
         .iter()
         .filter_map(|name| name.strip_prefix("unix:"))
     {
-        runtime::remove(Path::new(path));
+        // Whoever listens there by now is not of them.
+        if let Err(error) = wsgate_os::socket::remove_stale(Path::new(path)) {
+            tracing::warn!(path, %error, "socket file not removed");
+        }
     }
     // As after any other stop.
     runtime::remove(&directory.last_good());
@@ -93,11 +96,13 @@ fn find(config: &Path) -> (RuntimeDirectory, Option<Config>) {
             RuntimeDirectory::of(&loaded.config.admin.socket),
             Some(loaded.config),
         ),
-        Err(_) => {
-            let directory = RuntimeDirectory::of(&wsgate_config::admin_socket(config));
-            let running = state::last_good(&directory, config);
-            (directory, running.map(|loaded| loaded.config))
-        }
+        Err(_) => match state::what_ran_last(config) {
+            Some((directory, loaded)) => (directory, Some(loaded.config)),
+            None => {
+                let socket = wsgate_config::admin_socket(config);
+                (RuntimeDirectory::of(&socket), None)
+            }
+        },
     }
 }
 

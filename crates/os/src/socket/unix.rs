@@ -90,7 +90,7 @@ impl From<UnixBound> for OwnedFd {
 pub fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixBound> {
     let named = |error| context(error, path.display());
     let address = SockAddr::unix(path).map_err(named)?;
-    remove_stale(path, &address).map_err(named)?;
+    remove_stale(path).map_err(named)?;
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::UNIX, kind, None)?;
     // The kernel gives the file the mode of the socket, less the umask (unix_bind):
@@ -115,7 +115,11 @@ fn finish(fd: OwnedFd, path: &Path, mode: u32) -> io::Result<UnixBound> {
 }
 
 /// Clears the way if a socket is there that nobody answers on.
-fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
+///
+/// # Errors
+/// `AddrInUse` if somebody does; `AlreadyExists` if something else is there; else those of connect(2) and unlink(2).
+pub fn remove_stale(path: &Path) -> io::Result<()> {
+    let address = SockAddr::unix(path)?;
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found?,
@@ -127,7 +131,7 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
         ));
     }
     let kind = Type::STREAM.nonblocking().cloexec();
-    let answer = Socket::new(Domain::UNIX, kind, None)?.connect(address);
+    let answer = Socket::new(Domain::UNIX, kind, None)?.connect(&address);
     match answer.map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)) {
         Err((Some(Errno::ECONNREFUSED), _)) => remove(path),
         Err((Some(Errno::ENOENT), _)) => Ok(()),

@@ -164,7 +164,11 @@ async fn visit(path: &Path, patience: Duration) -> Result<Orphan, Lost> {
         return Err(named(&format!("process {pid} is of user {}", peer.uid)));
     }
     // It waits on its socket still: when it answers, the pid has been its own all the time.
-    let process = Process::open(pid).map_err(|_| Lost::Ended)?;
+    let process = Process::open(pid).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Lost::Ended,
+        // It lives, whatever is lacking here.
+        _ => named(&error.to_string()),
+    })?;
     match hear_patiently(&channel, &process, patience).await {
         Some(Ok((hello, [config, board], sockets))) => Ok(Orphan {
             hello,
