@@ -10,6 +10,9 @@ use crate::{ListenAddress, ServerAddress};
 /// `sun_path` of unix(7) has room for 107 bytes and a NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
 
+/// So that `/worker-4194304.sock` fits behind it: the kernel has no higher pid.
+const LONGEST_DIRECTORY: usize = LONGEST_SOCKET_PATH - 20;
+
 /// `0.0.0.0:80`, `[::]:80` or `unix:/run/x.sock`.
 pub(crate) fn listen(text: &str) -> Result<ListenAddress, Complaint> {
     if let Some(path) = text.strip_prefix("unix:") {
@@ -52,6 +55,23 @@ pub(crate) fn socket_path(text: &str, example: &str) -> Result<PathBuf, Complain
         return Err(Complaint::new(
             format!("`{text}` is too long for a Unix socket"),
             format!("its path has at most {LONGEST_SOCKET_PATH} bytes"),
+        ));
+    }
+    Ok(path)
+}
+
+/// The admin socket's path: in its directory each worker has a socket as well, `worker-PID.sock`.
+pub(crate) fn admin_socket_path(text: &str, example: &str) -> Result<PathBuf, Complaint> {
+    let path = socket_path(text, example)?;
+    let directory = path.parent().map_or(0, |parent| parent.as_os_str().len());
+    if directory > LONGEST_DIRECTORY {
+        return Err(Complaint::new(
+            format!(
+                "the directory of `{text}` has a name that is too long for the workers' sockets in it"
+            ),
+            format!(
+                "the directory's path has at most {LONGEST_DIRECTORY} bytes; as in \"{example}\""
+            ),
         ));
     }
     Ok(path)
@@ -231,6 +251,12 @@ mod tests {
         assert!(help(listen("http://0.0.0.0:80")).contains("\"0.0.0.0:80\""));
         assert!(help(listen("unix:a.sock")).contains("\"unix:/run/wsgate/a.sock\""));
         assert!(help(listen(&format!("unix:/{}", "x".repeat(107)))).contains("107"));
+        let admin = |letters: usize| {
+            let text = format!("/{}/admin.sock", "x".repeat(letters));
+            admin_socket_path(&text, "/run/wsgate/admin.sock")
+        };
+        assert!(admin(86).is_ok());
+        assert!(help(admin(87)).contains("87 bytes"));
         assert!(listen("0.0.0.0:99999").is_err());
         assert!(listen("").is_err());
     }

@@ -93,7 +93,7 @@ fn socket_without_scheme(text: &str) -> Result<PathBuf, Complaint> {
             format!("`{text}` is not an absolute path"),
             format!("write the path alone: \"{path}\""),
         )),
-        None => address::socket_path(text, DEFAULT_ADMIN_SOCKET),
+        None => address::admin_socket_path(text, DEFAULT_ADMIN_SOCKET),
     }
 }
 
