@@ -131,6 +131,9 @@ async fn it_may_die_again_and_again_and_ids_never_come_twice() {
     let numbers: Vec<u64> = status.generations.iter().map(|it| it.generation).collect();
     assert_eq!(numbers, [1, 2, 3, 4]);
     assert_eq!(ids(&gateway).await, seen);
+    // Not by luck: they begin with what no two supervisors share, however quickly one follows the other.
+    let instances: BTreeSet<&str> = seen.iter().filter_map(|id| id.split('-').next()).collect();
+    assert_eq!(instances.len(), 3);
     assert_whole(held).await;
 }
 
