@@ -95,6 +95,8 @@ struct World {
     last_beat: Option<Moment>,
     /// The slot whose stuck worker was ended last, until it has another one.
     replacing: Option<usize>,
+    /// Slots whose workers crash so often that nobody waits for the next one.
+    crash_looping: BTreeSet<usize>,
     now: Moment,
     processes: BTreeMap<WorkerId, Process>,
     committed: Vec<u64>,
@@ -159,6 +161,7 @@ impl World {
                 self.committed.push(generation);
                 self.commit_sockets(generation);
                 self.replacing = None;
+                self.crash_looping.clear();
             }
             Action::Serve { worker, retired } => self.serve(worker, retired),
             Action::LetGo { worker, retired } => self.let_go(worker, retired),
@@ -260,8 +263,11 @@ impl World {
                 crash_looping,
                 ..
             } => {
-                if crash_looping && self.replacing == Some(slot) {
-                    self.replacing = None;
+                if crash_looping {
+                    self.crash_looping.insert(slot);
+                    self.replacing.take_if(|replacing| *replacing == slot);
+                } else {
+                    self.crash_looping.remove(&slot);
                 }
             }
         }

@@ -88,6 +88,28 @@ impl Gateway {
     }
 }
 
+/// Beats until a worker that is stuck is ended, and says which one. What is killed is gone; of the
+/// workers that start, those of slot 0 die, and the others are ready as soon as that has become a habit.
+fn next_abort(gateway: &mut Gateway) -> WorkerId {
+    for _ in 0..60 {
+        for action in gateway.beat() {
+            if let Action::Abort { worker, .. } = action {
+                return worker;
+            }
+        }
+        for (id, worker) in gateway.lifecycle.workers().clone() {
+            let event = match worker.state {
+                State::Killed => Event::Exited(id),
+                State::Starting { .. } if worker.slot == 0 => Event::Exited(id),
+                State::Starting { .. } if gateway.lifecycle.is_crash_looping(0) => Event::Ready(id),
+                _ => continue,
+            };
+            let _ = gateway.apply(event);
+        }
+    }
+    panic!("nobody is ended: {:?}", gateway.lifecycle);
+}
+
 fn accept(worker: WorkerId, slot: usize) -> Action {
     Action::Accept { worker, slot }
 }
@@ -210,6 +232,25 @@ fn those_that_clients_wait_for_come_first() {
     assert_eq!(actions[0], accept(3, 0));
     assert!(matches!(actions[1..], [Action::Abort { worker: 2, .. }]));
     assert_eq!(gateway.beat(), [], "one at a time");
+}
+
+#[test]
+fn a_slot_whose_workers_crash_already_holds_up_no_other_replacement() {
+    let mut gateway = Gateway::start(3);
+    for worker in [2, 3] {
+        let _ = gateway.apply(Event::Exited(worker));
+    }
+    gateway.freeze(1);
+    assert_eq!(next_abort(&mut gateway), 1);
+    assert!(
+        gateway.lifecycle.is_crash_looping(0),
+        "its successors died before it was ended"
+    );
+    let _ = gateway.apply(Event::Exited(1));
+    let own = gateway.lifecycle.slots()[1].own.expect("a worker");
+    gateway.freeze(own);
+    assert_eq!(next_abort(&mut gateway), own);
+    assert_eq!(gateway.lifecycle.slots()[0].own, None);
 }
 
 #[test]

@@ -36,7 +36,8 @@ impl World {
             others.any(|(_, other)| other.slot == *slot && other.accepts.contains(slot))
         };
         let slot = process.deadline.is_none().then_some(process.slot);
-        self.replacing = slot.filter(|slot| !has_successor(slot));
+        let waits = |slot: &usize| !has_successor(slot) && !self.crash_looping.contains(slot);
+        self.replacing = slot.filter(waits);
         let process = self.processes.get_mut(&worker).expect("a live worker");
         process.aborted = Some(self.now);
         process.accepts.clear();
