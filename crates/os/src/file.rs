@@ -17,7 +17,8 @@ use crate::context;
 /// There is one temporary file for each path, so only one process may write to it at a time.
 ///
 /// # Errors
-/// Those of open(2), write(2), fsync(2) and rename(2); the old content is still there then.
+/// Those of open(2), write(2), fsync(2) and rename(2). The old content is still there then, unless it was the
+/// directory that could not be synced: the new content is there in its place, and may be lost with the power.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary(path);
     write(&temporary, bytes)

@@ -59,6 +59,7 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{helper, passes};
 
     #[test]
     fn two_descriptors_a_tunnel_and_some_beside_are_budgeted() {
@@ -83,7 +84,6 @@ mod tests {
             );
         }
     }
-    use crate::testing::{helper, passes};
 
     #[test]
     fn the_soft_limit_of_descriptors_becomes_the_hard_one() {

@@ -75,8 +75,6 @@ pub(crate) struct Reloads {
     pub(crate) last: Option<LastReload>,
     /// What was read last, whether it could be used or not.
     last_read: Option<Arc<Sources>>,
-    /// Nothing of this supervisor's own has begun.
-    is_first: bool,
     pub(crate) done: u64,
     pub(crate) failed: u64,
 }
@@ -139,10 +137,8 @@ impl Supervisor {
     ) -> Result<(), Error> {
         self.reloads.last_read = read.map(Arc::new);
         let adopted = self.running.is_some();
-        self.reloads.is_first = true;
-        let prepared = self.prepare(loaded);
-        self.reloads.is_first = false;
-        match prepared {
+        // This supervisor's own log and socket are those of what it has read: nothing is fixed yet.
+        match self.prepare(loaded) {
             Ok(mut candidate) => {
                 candidate.waiters.extend(adopted.then(Waiter::at_the_start));
                 candidate.fallback.clone_from(&self.fallback);
@@ -209,7 +205,8 @@ impl Supervisor {
             let unchanged = self.unchanged_outcome(generation);
             return self.finish(waiters, &unchanged);
         }
-        match self.prepare(loaded) {
+        let fixed = self.check_fixed(&loaded.config);
+        match fixed.and_then(|()| self.prepare(loaded)) {
             Ok(candidate) => self.launch(Candidate {
                 waiters,
                 ..candidate

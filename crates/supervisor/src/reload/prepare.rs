@@ -10,14 +10,13 @@ use crate::supervisor::Supervisor;
 use crate::{admin, descriptors};
 
 impl Supervisor {
-    /// Everything that can fail without a process: what must not change, new addresses, numbers.
+    /// Everything that can fail without a process: descriptors, new addresses, numbers.
     pub(super) fn prepare(&mut self, loaded: Loaded) -> Result<Candidate, Refused> {
         let Loaded {
             mut config,
             sources,
             mut warnings,
         } = loaded;
-        self.check_fixed(&config)?;
         self.check_descriptors(&config).map_err(Refused::Other)?;
         let staged = self.sockets.stage(&config)?;
         let http = self.stage_http(&config)?;
@@ -49,14 +48,11 @@ impl Supervisor {
         })
     }
 
-    fn check_fixed(&self, config: &Config) -> Result<(), Refused> {
+    /// That nothing changes which cannot change while wsgate runs.
+    pub(super) fn check_fixed(&self, config: &Config) -> Result<(), Refused> {
         let Some(running) = &self.running else {
             return Ok(());
         };
-        // This supervisor's own log and socket are those of what it has read.
-        if self.reloads.is_first {
-            return Ok(());
-        }
         let fixed = [
             (
                 "admin.socket",
