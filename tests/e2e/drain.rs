@@ -462,7 +462,8 @@ const WAITING: usize = 300;
 /// in the second one's accept queue.
 async fn with_requests_in_the_queue() -> (Gateway, Echo, u32, Vec<Wire>, String) {
     let echo = Echo::start().await;
-    let one = configs::with("workers = 1\n[reload]\nwatch = false\n", &[&echo.address]);
+    let head = "workers = 1\n[reload]\nwatch = false\n[drain]\norphan_grace = \"1s\"\n";
+    let one = configs::with(head, &[&echo.address]);
     let gateway = Gateway::start(&format!(
         "{one}\n{}",
         configs::LISTENER.replace("127.0.0.1", "127.0.0.2")
@@ -501,4 +502,14 @@ async fn what_waits_when_the_gateway_stops_is_answered() {
         assert!(wire.head().await.status() > 0);
     }
     assert!(gateway.exited(SOON).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_when_a_worker_without_a_supervisor_drains_is_answered() {
+    let (gateway, _echo, worker, waiting, _) = with_requests_in_the_queue().await;
+    gateway.kill_supervisor().await;
+    process::signal(worker, Signal::CONT);
+    for mut wire in waiting {
+        assert!(wire.head().await.status() > 0);
+    }
 }
