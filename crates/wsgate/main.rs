@@ -53,7 +53,7 @@ enum Command {
     /// Write the man pages of wsgate and wsctl into a directory.
     #[command(hide = true)]
     Man {
-        /// A directory that exists.
+        /// The directory, which is made if it is not there.
         directory: PathBuf,
     },
 }
@@ -118,14 +118,21 @@ fn end_orphans(config: &Path, now: bool) -> ExitCode {
     // As `run` has it: what was written down last knows the file by this name.
     let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
     match wsgate_supervisor::end_orphans(&config, now) {
-        Ok(Ended { workers: 0, .. }) => {
-            say(&mut std::io::stdout(), "no workers without a supervisor");
+        Ok(Ended {
+            workers: 0,
+            directory,
+            ..
+        }) => {
+            let directory = directory.display();
+            let text = format!("no workers without a supervisor in {directory}");
+            say(&mut std::io::stdout(), &text);
             ExitCode::SUCCESS
         }
         Ok(Ended {
             workers,
             tunnels,
             killed,
+            ..
         }) => {
             let text =
                 format!("ended {workers} workers with {tunnels} tunnels, {killed} by SIGKILL");
@@ -138,12 +145,15 @@ fn end_orphans(config: &Path, now: bool) -> ExitCode {
 
 fn man(directory: &Path) -> ExitCode {
     let pages = [Cli::command(), wsgate_ctl::Wsctl::command()];
-    match pages
-        .into_iter()
-        .try_for_each(|command| clap_mangen::generate_to(command, directory))
-    {
+    let mut pages = pages.into_iter();
+    let written = std::fs::create_dir_all(directory)
+        .and_then(|()| pages.try_for_each(|command| clap_mangen::generate_to(command, directory)));
+    match written {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&error, 1),
+        Err(error) => {
+            let text = format!("cannot write man pages to {}: {error}", directory.display());
+            complain(&std::io::Error::other(text), 1)
+        }
     }
 }
 

@@ -369,7 +369,15 @@ async fn workers_that_serve_on_are_named_and_can_be_ended() {
     assert_eq!(gateway.rendezvous(), BTreeSet::new());
     assert!(!stderr(&gateway.ctl(&["status"]).await).contains("worker"));
     let none = wsgate(&["end-orphans", "--config", config.to_str().unwrap()]).await;
-    assert_eq!(stdout(&none), "no workers without a supervisor\n");
+    let runtime = gateway.dir().display();
+    assert_eq!(
+        stdout(&none),
+        format!("no workers without a supervisor in {runtime}\n")
+    );
+    // A file that is not there says nothing about them.
+    let unknown = wsgate(&["end-orphans", "--config", "/nonexistent/wsgate.toml"]).await;
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(stderr(&unknown).contains("by --config"), "{unknown:?}");
 }
 
 /// Three workers, whose tunnels have been told apart.

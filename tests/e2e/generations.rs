@@ -72,7 +72,7 @@ impl Generations {
 }
 
 /// That no more than `rate` closes came in any second, but for what a busy machine is late with.
-fn assert_rate(outcomes: &[Outcome], rate: usize) {
+pub(crate) fn assert_rate(outcomes: &[Outcome], rate: usize) {
     let mut ends: Vec<Instant> = outcomes.iter().map(|outcome| outcome.ended).collect();
     ends.sort();
     let slack = rate / 2;

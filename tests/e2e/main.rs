@@ -8,6 +8,7 @@
 
 mod admin;
 mod adopt;
+mod adopt_drains;
 mod answers;
 mod check;
 mod close;
@@ -18,6 +19,7 @@ mod demo;
 mod descriptors;
 mod dial;
 mod drain;
+mod found;
 mod generations;
 mod http;
 mod limits;

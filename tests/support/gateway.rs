@@ -113,7 +113,7 @@ impl Launch {
             fs::write(path.join("hooks"), "").unwrap();
         }
         fs::write(&config, complete(&self.text, &path)).unwrap();
-        let log = File::create(path.join("stderr.log")).unwrap();
+        let log = log_of(&path);
         let child = run_in(&path, &self.env, self.descriptors, log);
         Gateway {
             pid: child.id(),
@@ -125,6 +125,16 @@ impl Launch {
             listeners: Vec::new(),
         }
     }
+}
+
+/// Where several supervisors and their workers write, each behind what the others have written.
+fn log_of(dir: &Path) -> File {
+    let path = dir.join("stderr.log");
+    File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap()
 }
 
 /// Starts `wsgate run` on the configuration of this directory.
@@ -375,10 +385,7 @@ impl Gateway {
     /// Starts a supervisor in place of one that was killed, and does not wait.
     pub(crate) fn restart(&mut self) {
         assert!(self.exit_status().is_some(), "it runs still");
-        let log = File::options()
-            .append(true)
-            .open(self.dir().join("stderr.log"))
-            .unwrap();
+        let log = log_of(self.dir());
         let child = run_in(self.dir(), &self.env, self.descriptors, log);
         self.pid = child.id();
         self.child = Mutex::new(child);

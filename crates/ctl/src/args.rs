@@ -34,7 +34,7 @@ pub struct Wsctl {
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXIT_CODES, subcommand_required = true)]
 pub struct CtlArgs {
-    /// The supervisor's admin socket
+    /// The supervisor's admin socket; else the variable WSGATE_SOCKET
     #[arg(long, value_name = "PATH", env = "WSGATE_SOCKET", default_value = DEFAULT_SOCKET, value_parser = SocketParser, global = true, help_heading = GLOBAL)]
     pub socket: PathBuf,
     /// Print the API's own JSON
@@ -237,7 +237,7 @@ impl TypedValueParser for SocketParser {
 
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; write a number with its unit, for example 1h or 30s"))
+        .map_err(|_| "write a number with its unit, for example 1h or 30s".to_owned())
 }
 
 fn grace(text: &str) -> Result<Duration, String> {

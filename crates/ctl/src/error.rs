@@ -179,7 +179,7 @@ fn orphans(socket: &Path) -> String {
         return String::new();
     }
     format!(
-        "these workers go on without one: {}; a supervisor that starts takes them over, and `wsgate end-orphans` (as their user, or root) ends them; ",
+        "these workers go on without one: {}; a supervisor that starts takes them over, and `wsgate end-orphans --config FILE` (as their user, or root) ends them; ",
         workers.join(", ")
     )
 }

@@ -39,7 +39,10 @@ pub fn free_port(listen: SocketAddr) -> io::Result<SocketAddr> {
 /// # Errors
 /// When it cannot be listened on; the message names the address.
 pub fn check_free(listen: SocketAddr) -> io::Result<SocketAddr> {
-    bound(listen)
+    bound(listen).map_err(|error| {
+        let advice = "choose another --listen, or leave it out for a free port";
+        io::Error::new(error.kind(), format!("{error} ({advice})"))
+    })
 }
 
 fn bound(address: SocketAddr) -> io::Result<SocketAddr> {

@@ -8,15 +8,17 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::stat::fstat;
 use socket2::{SockRef, Type};
 use tokio_seqpacket::UnixSeqpacket;
 use tokio_seqpacket::ancillary::{
     AncillaryMessageReader, AncillaryMessageWriter, OwnedAncillaryMessage,
 };
 
-use crate::context;
+use crate::{Context, context};
 
 /// The largest message in bytes. The kernel ends one at the socket's send
 /// buffer, 212,960 bytes unless `net.core.wmem_default` says otherwise.
@@ -153,9 +155,9 @@ impl Channel {
             .recv_with_ancillary(&mut bytes, &mut control.0)
             .await?;
         if info.ancillary_truncated() {
-            return Err(invalid(
-                "descriptors of a control message were lost: the limit of open files is reached",
-            ));
+            let what = "descriptors of a control message were lost".to_owned();
+            let source = Errno::EMFILE.into();
+            return Err(invalid(Context { what, source }));
         }
         if info.truncated() {
             return Err(invalid("a control message was longer than may be"));
@@ -208,7 +210,16 @@ fn take_fds(ancillary: AncillaryMessageReader<'_>) -> Vec<OwnedFd> {
         .collect()
 }
 
-fn invalid(what: &str) -> io::Error {
+/// Tells whether two descriptors are of one file or socket: numbers that are alike for all of them that
+/// are (fstat(2)). For descriptors of one kind.
+///
+/// # Errors
+/// Those of fstat(2).
+pub fn inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(fstat(fd)?.st_ino)
+}
+
+fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 

@@ -36,7 +36,16 @@ mod testing;
 use std::fmt::Display;
 use std::io;
 
+/// An error with what was being done in front.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+struct Context {
+    what: String,
+    source: io::Error,
+}
+
 /// The same kind of error, with what was being done in front.
-fn context(error: io::Error, what: impl Display) -> io::Error {
-    io::Error::new(error.kind(), format!("{what}: {error}"))
+fn context(source: io::Error, what: impl Display) -> io::Error {
+    let what = what.to_string();
+    io::Error::new(source.kind(), Context { what, source })
 }

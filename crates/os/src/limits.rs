@@ -18,6 +18,23 @@ pub fn raise_nofile() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// Whether an error is that no descriptor is left: EMFILE for this process, ENFILE for the machine.
+#[must_use]
+pub fn is_shortage(error: &io::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let code = error.downcast_ref::<io::Error>();
+        if matches!(
+            code.and_then(io::Error::raw_os_error),
+            Some(libc::EMFILE | libc::ENFILE)
+        ) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// Descriptors that a worker needs beside those of its tunnels and of listening sockets: the
 /// board, log files, pooled connections, a listing's pipe.
 const BESIDE: u64 = 256;
@@ -47,6 +64,12 @@ impl Budget {
         }
     }
 
+    /// Whether not even the least of it fits.
+    #[must_use]
+    pub fn is_beyond(descriptors: u64, sockets: u64) -> bool {
+        descriptors < Self::descriptors_for(1, sockets)
+    }
+
     /// The descriptors that a worker needs for so many tunnels.
     #[must_use]
     pub fn descriptors_for(tunnels: u64, sockets: u64) -> u64 {
@@ -62,6 +85,20 @@ mod tests {
     use crate::testing::{helper, passes};
 
     #[test]
+    fn a_shortage_is_one_whatever_was_being_done() {
+        let plain = io::Error::from_raw_os_error(libc::EMFILE);
+        assert!(is_shortage(&plain));
+        let told = crate::context(crate::context(plain, "opening it"), "here");
+        assert!(is_shortage(&told));
+        assert_eq!(
+            told.to_string(),
+            "here: opening it: Too many open files (os error 24)"
+        );
+        let other = io::Error::from_raw_os_error(libc::ENOSPC);
+        assert!(!is_shortage(&crate::context(other, "here")));
+    }
+
+    #[test]
     fn two_descriptors_a_tunnel_and_some_beside_are_budgeted() {
         let budget = Budget::new(20_000, 4);
         assert_eq!((budget.tunnels, budget.refusals), (9_254, 616));
@@ -70,6 +107,8 @@ mod tests {
             refusals: 1,
         };
         assert_eq!(Budget::new(64, 4), least);
+        assert_eq!(Budget::new(264, 4), least);
+        assert!(Budget::is_beyond(263, 4) && !Budget::is_beyond(264, 4));
         assert_eq!(Budget::new(0, u64::MAX), least);
     }
 

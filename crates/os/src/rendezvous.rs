@@ -2,7 +2,9 @@
 //! SOCK_SEQPACKET socket at a path, on which one waits for whoever takes the other's place.
 //!
 //! Each side is told by the kernel who the other one is (SO_PEERCRED, unix(7)). For the side that
-//! connects that is the process that called listen(2), so the one that waits calls it, whoever bound the socket.
+//! connects that is the process that called listen(2) last, so the one that waits calls it, whoever bound the socket.
+//! Whoever bound it has called it too: as long as anybody holds the socket a connect waits, and only when
+//! nobody does is it refused.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,11 +21,12 @@ use crate::context;
 /// Connections that may wait. One is expected, in the whole life of a worker.
 const BACKLOG: i32 = 8;
 
-/// Binds a socket to a path, for its owner alone (mode 0600). Nobody waits on it yet, so
-/// connects are refused. What was there before is replaced: the caller owns the directory.
+/// Binds a socket to a path, for its owner alone (mode 0600). Whoever connects before somebody waits on it
+/// waits too, and is told that this process is the other side. What was there before is
+/// replaced: the caller owns the directory.
 ///
 /// # Errors
-/// `InvalidInput` if the path has more than 107 bytes; else those of bind(2) and unlink(2).
+/// `InvalidInput` if the path has more than 107 bytes; else those of bind(2), listen(2) and unlink(2).
 pub fn bind(path: &Path) -> io::Result<OwnedFd> {
     let named = |error| context(error, path.display());
     let address = SockAddr::unix(path).map_err(named)?;
@@ -35,6 +38,7 @@ pub fn bind(path: &Path) -> io::Result<OwnedFd> {
     // The file gets the mode of the socket, less the umask (unix_bind in the kernel).
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     socket.bind(&address).map_err(named)?;
+    socket.listen(BACKLOG).map_err(named)?;
     Ok(socket.into())
 }
 
@@ -67,10 +71,10 @@ impl Rendezvous {
     }
 }
 
-/// Goes to where somebody waits.
+/// Goes to where somebody waits, or will.
 ///
 /// # Errors
-/// `ConnectionRefused` if nobody does (any more), `NotFound` if there is no such path; else those of connect(2).
+/// `ConnectionRefused` if nobody holds the socket any more, `NotFound` if there is no such path; else those of connect(2).
 ///
 /// # Panics
 /// Outside of a tokio runtime.
@@ -128,10 +132,11 @@ mod tests {
         let bound = bind(&path).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let refused = meet(&path).await.unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-
+        let early = meet(&path).await.unwrap();
         let mut waiting = Rendezvous::listen(bound).unwrap();
+        let (first, _) = waiting.accept().await.unwrap();
+        first.send(b"late", &[]).await.unwrap();
+        assert_eq!(early.0.recv().await.unwrap().unwrap().0, b"late");
         let (there, here) = tokio::join!(meet(&path), waiting.accept());
         let ((there, waits), (here, came)) = (there.unwrap(), here.unwrap());
         let us = Some(std::process::id());
@@ -144,12 +149,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_nobody_waits_any_more_a_connect_is_refused_and_the_path_is_free() {
+    async fn where_nobody_holds_the_socket_a_connect_is_refused_and_the_path_is_free() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("meet");
-        drop(Rendezvous::listen(bind(&path).unwrap()).unwrap());
-        let refused = meet(&path).await.unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        for waited in [false, true] {
+            let bound = bind(&path).unwrap();
+            if waited {
+                drop(Rendezvous::listen(bound).unwrap());
+            } else {
+                drop(bound);
+            }
+            let refused = meet(&path).await.unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        }
         bind(&path).unwrap();
     }
 

@@ -144,14 +144,16 @@ impl Supervisor {
             }
         };
         tracing::debug!(pid = link.pid, slot, generation, "worker started");
-        let rendezvous = match rendezvous::bind(&self.directory.rendezvous(link.pid)) {
-            Ok(rendezvous) => Arc::new(rendezvous),
-            Err(error) => {
-                link.kill();
-                self.links.insert(worker, link);
-                return Err(error);
-            }
-        };
+        let mut heirloom = vec![memfd, self.board.clone()];
+        match rendezvous::bind(&self.directory.rendezvous(link.pid)) {
+            Ok(rendezvous) => heirloom.push(Arc::new(rendezvous)),
+            // Clients come first.
+            Err(error) => tracing::error!(
+                pid = link.pid,
+                %error,
+                "no rendezvous: if this supervisor dies, the next one will not find the worker, which will drain"
+            ),
+        }
         let boot = Boot {
             version: VERSION,
             worker,
@@ -162,10 +164,7 @@ impl Supervisor {
             block,
             states: self.states.by_number(&self.numbers),
         };
-        link.send_with(
-            ToWorker::Boot(boot),
-            vec![memfd, self.board.clone(), rendezvous],
-        );
+        link.send_with(ToWorker::Boot(boot), heirloom);
         send_sockets(
             &link,
             self.sockets.of_slot(self.reloads.staged(), &config, slot),
@@ -378,11 +377,12 @@ impl Supervisor {
         reason: &str,
     ) -> (Vec<ClosePlan>, Option<String>) {
         let now = self.now();
-        let (code, default_rate) = self.running.as_ref().map_or((1012, 100), |running| {
-            (
-                running.config.drain.close_code,
-                running.config.drain.close_rate,
-            )
+        let running = self.running.as_ref().map(|running| &running.config);
+        // Workers that were adopted while they drained: nothing runs yet.
+        let newest = || self.generations.values().next_back();
+        let config = running.or_else(|| newest().map(|record| &record.config));
+        let (code, default_rate) = config.map_or((1012, 100), |config| {
+            (config.drain.close_code, config.drain.close_rate)
         });
         let rate = rate.unwrap_or(default_rate);
         let tunnels = shares.iter().sum();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use wsgate_lifecycle::{Found, Generation, Moment, WorkerId};
 use wsgate_protocol::control::Hello;
 
-pub(crate) use self::find::{Orphan, board, find};
+pub(crate) use self::find::{LeftBehind, Orphan, find};
 use crate::admin;
 use crate::generation::{Content, Record};
 use crate::link::Link;
@@ -24,7 +24,7 @@ use crate::supervisor::{Running, Supervisor};
 /// Says which workers live elsewhere: an address that cannot be had may be theirs, if `[admin] socket` was
 /// edited while they ran.
 pub(crate) fn name_strangers() {
-    let pids = wsgate_os::process::named("wsgate: worker ");
+    let pids = wsgate_os::process::named(find::WORKER);
     if !pids.is_empty() {
         tracing::error!(
             ?pids,
@@ -35,9 +35,10 @@ pub(crate) fn name_strangers() {
 
 impl Supervisor {
     /// Takes them over. `content` is what they run, as far as that is known.
-    pub(crate) fn adopt(&mut self, orphans: Vec<Orphan>, content: Content) -> io::Result<()> {
+    pub(crate) fn adopt(&mut self, left: LeftBehind, content: Content) -> io::Result<()> {
         let now = self.now();
-        let (mut found, mut sockets) = (Vec::new(), Vec::new());
+        let orphans = left.workers;
+        let mut found = Vec::new();
         for orphan in &orphans {
             let hello = &orphan.hello;
             self.adopt_generation(orphan)?;
@@ -71,10 +72,9 @@ impl Supervisor {
             );
             let link = Link::adopt(name, &hello, process, channel, &self.events);
             self.links.insert(name, link);
-            sockets.extend(orphan.sockets);
         }
         self.figures.bury_unclaimed(&self.numbers);
-        self.sockets = Sockets::adopted(sockets);
+        self.sockets = Sockets::adopted(left.sockets);
         self.run_adopted(active.map(|(generation, ..)| generation), content);
         self.restore_drains();
         self.redo_plans();
@@ -88,7 +88,7 @@ impl Supervisor {
         self.last_generation = self.last_generation.max(generation);
         let age = Duration::from_millis(age_ms);
         if !self.generations.contains_key(&generation) {
-            let record = Record::adopted(orphan.config.try_clone()?, age)?;
+            let record = Record::adopted(Arc::clone(&orphan.config), age)?;
             self.numbers.adopt(&record.config);
             self.generations.insert(generation, record);
         }
@@ -152,5 +152,31 @@ fn same_deadlines(found: &mut [Found]) {
     for found in found {
         let last = || last.get(&found.generation).copied();
         found.deadline = found.deadline.and_then(|_| last());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_ends_with_the_last_of_its_workers_and_who_accepts_has_no_deadline() {
+        let of = |slot, generation, seconds: Option<u64>| Found {
+            slot,
+            generation,
+            accepts: Vec::new(),
+            deadline: seconds.map(Duration::from_secs),
+        };
+        let mut found = [
+            of(0, 1, Some(10)),
+            of(1, 1, Some(30)),
+            of(2, 1, Some(20)),
+            of(0, 2, Some(5)),
+            of(1, 2, None),
+            of(0, 3, None),
+        ];
+        same_deadlines(&mut found);
+        let seconds = found.map(|found| found.deadline.map(|it| it.as_secs()));
+        assert_eq!(seconds, [Some(30), Some(30), Some(30), Some(5), None, None]);
     }
 }

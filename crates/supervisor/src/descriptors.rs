@@ -18,7 +18,7 @@ const BESIDE: u64 = 128;
 const PER_WORKER: u64 = 3;
 
 /// What to raise.
-const ADVICE: &str = "LimitNOFILE in the systemd unit, `ulimit -n` elsewhere";
+pub(crate) const ADVICE: &str = "LimitNOFILE in the systemd unit, `ulimit -n` elsewhere";
 
 /// Tunnels that fit into the descriptors of all workers, and into those of each.
 fn fits(config: &Config, descriptors: u64) -> u64 {
@@ -31,8 +31,14 @@ fn sockets(config: &Config) -> u64 {
     (config.workers * config.listeners.len()) as u64
 }
 
-/// What the operator is told if `limits.tunnels` is more than fits.
+/// What the operator is told if `limits.tunnels` is more than fits, or hardly anything does.
 pub(crate) fn warning(config: &Config, descriptors: u64) -> Option<String> {
+    let least = Budget::descriptors_for(1, sockets(config));
+    if Budget::is_beyond(descriptors, sockets(config)) {
+        return Some(format!(
+            "each worker may open {descriptors} descriptors, and needs {least} for a single tunnel and all else: there is room for hardly any; raise that ({ADVICE})"
+        ));
+    }
     let fits = fits(config, descriptors);
     let wanted = config.limits.tunnels.filter(|wanted| *wanted > fits)?;
     let each = wanted.div_ceil(config.workers as u64);
@@ -115,6 +121,19 @@ mod tests {
             .expect("a number");
         assert_eq!(warning(&config, needed), None);
         assert!(warning(&config, needed - 6).is_some());
+    }
+
+    #[test]
+    fn where_not_even_one_tunnel_fits_that_is_told_whatever_is_configured() {
+        for tunnels in ["1", "\"auto\""] {
+            let config = config(4, tunnels);
+            let told = warning(&config, 263).expect("a warning");
+            assert!(
+                told.contains("may open 263") && told.contains("needs 264"),
+                "{told}"
+            );
+            assert_eq!(warning(&config, 264), None);
+        }
     }
 
     #[test]

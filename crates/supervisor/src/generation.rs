@@ -32,11 +32,11 @@ impl Record {
     }
 
     /// One that another supervisor began, `age` ago.
-    pub(crate) fn adopted(memfd: OwnedFd, age: Duration) -> io::Result<Self> {
+    pub(crate) fn adopted(memfd: Arc<OwnedFd>, age: Duration) -> io::Result<Self> {
         let config = serde_json::from_slice(&memfd::read(memfd.try_clone()?)?)?;
         let now = Instant::now();
         Ok(Self {
-            memfd: Arc::new(memfd),
+            memfd,
             config: Arc::new(config),
             started: now.checked_sub(age).unwrap_or(now),
             started_at: SystemTime::now() - age,

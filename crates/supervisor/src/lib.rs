@@ -60,7 +60,7 @@ pub enum Error {
     /// A worker serves here that another version of wsgate has started.
     #[error(
         "worker {pid} serves here without a supervisor, and is of another version ({why}): start wsgate with the program that started it, \
-         or end it first, and its tunnels with it, by `kill {pid}`"
+         or end it first, and its tunnels with it, by `kill -9 {pid}`"
     )]
     Foreign {
         /// The worker.

@@ -6,6 +6,7 @@
 
 mod prepare;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,13 +17,14 @@ use wsgate_lifecycle::{Failure, Generation, Phase};
 use wsgate_os::systemd;
 use wsgate_protocol::admin::{LastReload, ReloadOutcome, Reloaded, Unchanged};
 
+pub(crate) use self::prepare::Fixed;
 use self::prepare::{Refused, copy_numbers};
 use crate::admin;
 use crate::event::{Event, Read};
 use crate::generation::Content;
 use crate::sockets::Staged;
 use crate::supervisor::{Running, Supervisor, level, notify_systemd, tenths};
-use crate::{Error, adopt, totals};
+use crate::{Error, adopt};
 
 /// Until what a commit has changed is written down.
 const SAVED_AFTER: Duration = Duration::from_millis(20);
@@ -137,7 +139,6 @@ impl Supervisor {
     ) -> Result<(), Error> {
         self.reloads.last_read = read.map(Arc::new);
         let adopted = self.running.is_some();
-        // This supervisor's own log and socket are those of what it has read: nothing is fixed yet.
         match self.prepare(loaded) {
             Ok(mut candidate) => {
                 candidate.waiters.extend(adopted.then(Waiter::at_the_start));
@@ -205,8 +206,7 @@ impl Supervisor {
             let unchanged = self.unchanged_outcome(generation);
             return self.finish(waiters, &unchanged);
         }
-        let fixed = self.check_fixed(&loaded.config);
-        match fixed.and_then(|()| self.prepare(loaded)) {
+        match self.prepare(loaded) {
             Ok(candidate) => self.launch(Candidate {
                 waiters,
                 ..candidate
@@ -489,17 +489,17 @@ impl Supervisor {
             .links
             .values()
             .filter(|link| Some(link.generation) != active);
-        let figures: &totals::Figures = &self.figures;
-        let tunnels = old.clone().map(|link| figures.tunnels_of(link.block)).sum();
-        let generations: std::collections::BTreeSet<_> = old.map(|link| link.generation).collect();
-        let deadline = generations
-            .iter()
-            .filter_map(|number| self.generations.get(number)?.deadline)
-            .max();
+        let mut held: BTreeMap<Generation, u64> = BTreeMap::new();
+        for link in old {
+            *held.entry(link.generation).or_default() += self.figures.tunnels_of(link.block);
+        }
+        // One that holds nothing is about to go, whatever its deadline says.
+        let hold = held.iter().filter(|(_, tunnels)| **tunnels > 0);
+        let deadline = hold.filter_map(|(number, _)| self.generations.get(number)?.deadline);
         Draining {
-            tunnels,
-            generations: generations.len() as u64,
-            deadline,
+            tunnels: held.values().sum(),
+            generations: held.len() as u64,
+            deadline: deadline.max(),
         }
     }
 }

@@ -29,6 +29,10 @@ impl RuntimeDirectory {
         Self(socket.parent().unwrap_or_else(|| Path::new("/")).to_owned())
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Locks it, and makes it if it is not there.
     pub(crate) fn lock(&self) -> Result<Lock, Error> {
         std::fs::create_dir_all(&self.0).map_err(Error::system(format!(
@@ -52,8 +56,8 @@ impl RuntimeDirectory {
         self.0.join(format!("{begin}{pid}{end}"))
     }
 
-    /// Where workers can be met, or could be when they lived.
-    pub(crate) fn all_rendezvous(&self) -> io::Result<Vec<PathBuf>> {
+    /// Where workers can be met, or could be when they lived, with their pids.
+    pub(crate) fn all_rendezvous(&self) -> io::Result<Vec<(u32, PathBuf)>> {
         let (begin, end) = RENDEZVOUS;
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.0)? {
@@ -62,8 +66,8 @@ impl RuntimeDirectory {
             let pid = name
                 .to_str()
                 .and_then(|name| name.strip_prefix(begin)?.strip_suffix(end));
-            if pid.is_some_and(|pid| pid.parse::<u32>().is_ok()) {
-                found.push(entry.path());
+            if let Some(pid) = pid.and_then(|pid| pid.parse().ok()) {
+                found.push((pid, entry.path()));
             }
         }
         found.sort();

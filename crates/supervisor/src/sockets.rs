@@ -21,6 +21,7 @@ use wsgate_lifecycle::Generation;
 use wsgate_os::socket::{self, UnixBound};
 use wsgate_protocol::control::SocketSpec;
 
+pub(crate) use adopted::Returned;
 use group::Group;
 
 /// File mode of a Unix listener: whoever may enter its directory may connect.

@@ -20,12 +20,12 @@ use wsgate_os::{limits, systemd};
 use wsgate_protocol::admin::Stopping;
 use wsgate_protocol::control::{FromWorker, ToWorker, VERSION};
 
-use crate::adopt::Orphan;
+use crate::adopt::LeftBehind;
 use crate::event::{Event, Events, Request};
 use crate::generation::{Content, Record};
 use crate::link::Link;
 use crate::numbers::Numbers;
-use crate::reload::{By, Reloads, log_mistakes, mistakes_in_words};
+use crate::reload::{By, Fixed, Reloads, log_mistakes, mistakes_in_words};
 use crate::runtime::RuntimeDirectory;
 use crate::servers::ServerStates;
 use crate::sockets::Sockets;
@@ -64,6 +64,7 @@ pub(crate) struct Supervisor {
     pub(crate) board: Arc<OwnedFd>,
     pub(crate) states: ServerStates,
     pub(crate) directory: RuntimeDirectory,
+    pub(crate) fixed: Fixed,
     /// Begins the ids of requests and tunnels: higher than that of any supervisor before.
     pub(crate) instance: u64,
     pub(crate) reloads: Reloads,
@@ -123,11 +124,16 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let listener = admin::listen(&socket)?;
     tokio::spawn(admin::serve(listener, events.clone()));
     let outcome = async {
-        let orphans = adopt::find(&directory, Some(&loaded.config)).await?;
-        let board = adopt::board(&orphans).map_err(Error::system("take-over of the board"))?;
-        let options = options.clone();
-        let mut supervisor = Supervisor::new(options, directory, events, log, board, descriptors)?;
-        supervisor.start(loaded, read, mistakes, orphans)?;
+        let mut left = adopt::find(&directory, Some(&loaded.config)).await?;
+        let own = Own {
+            fixed: Fixed::of(&loaded.config),
+            directory,
+            events,
+            log,
+            descriptors,
+        };
+        let mut supervisor = Supervisor::new(options.clone(), own, left.board.take())?;
+        supervisor.start(loaded, read, mistakes, left)?;
         supervisor.turn(&mut incoming).await
     };
     let outcome = outcome.await;
@@ -189,16 +195,26 @@ fn hear_signals(events: &Events) -> Result<(), Error> {
     Ok(())
 }
 
+/// What a supervisor has opened for itself.
+struct Own {
+    directory: RuntimeDirectory,
+    events: Events,
+    log: LogHandle,
+    /// RLIMIT_NOFILE.
+    descriptors: u64,
+    fixed: Fixed,
+}
+
 impl Supervisor {
     /// `board`: that of workers that are to be adopted.
-    fn new(
-        options: Options,
-        directory: RuntimeDirectory,
-        events: Events,
-        log: LogHandle,
-        board: Option<OwnedFd>,
-        descriptors: u64,
-    ) -> Result<Self, Error> {
+    fn new(options: Options, own: Own, board: Option<OwnedFd>) -> Result<Self, Error> {
+        let Own {
+            directory,
+            events,
+            log,
+            descriptors,
+            fixed,
+        } = own;
         let (board, fd) = match board {
             None => Board::create(),
             Some(fd) => fd
@@ -212,6 +228,7 @@ impl Supervisor {
         Ok(Self {
             instance: since.unwrap_or_default().as_secs().max(state.instance + 1),
             directory,
+            fixed,
             adoptions: 0,
             state_write_failures: 0,
             unsaved: false,
@@ -253,13 +270,13 @@ impl Supervisor {
         loaded: Loaded,
         read: Option<Sources>,
         mistakes: Option<Errors>,
-        orphans: Vec<Orphan>,
+        left: LeftBehind,
     ) -> Result<(), Error> {
         log_migration();
         for (upstream, server, state) in self.states.all() {
             tracing::info!(upstream, server, %state, "server state, as it was set before the start");
         }
-        self.adoptions = orphans.len() as u64;
+        self.adoptions = left.workers.len() as u64;
         if let Some(mistakes) = &mistakes {
             log_mistakes(mistakes);
             let why = mistakes_in_words(mistakes);
@@ -268,12 +285,12 @@ impl Supervisor {
             );
             self.fallback = Some(why);
         }
-        if !orphans.is_empty() {
+        if !left.workers.is_empty() {
             // What they run is what ran last, unless that could not be written down.
             let last = state::last_good(&self.directory, &self.options.config);
             let nothing = || Sources::from_text(self.options.config.clone(), "");
             let sources = last.map_or_else(nothing, |last| last.sources);
-            self.adopt(orphans, Content::new(sources))
+            self.adopt(left, Content::new(sources))
                 .map_err(Error::system("adoption of workers that were left behind"))?;
         }
         self.begin_first(loaded, read)

@@ -26,8 +26,8 @@ pub(crate) struct Booted {
     pub(crate) ledger: Arc<BoardLedger>,
     pub(crate) log: LogHandle,
     pub(crate) heirloom: Heirloom,
-    /// Where the next supervisor finds this worker.
-    pub(crate) rendezvous: Rendezvous,
+    /// Where the next supervisor finds this worker; `None` if there was no room for one.
+    pub(crate) rendezvous: Option<Rendezvous>,
     pub(crate) began: Instant,
 }
 
@@ -54,13 +54,19 @@ impl Booted {
             }
             Err(error) => return Err(Error::Message(error.to_string())),
         };
-        let [config, board, rendezvous] = <[OwnedFd; 3]>::try_from(fds).map_err(|fds| {
-            Error::Message(format!("boot with {} descriptors in place of 3", fds.len()))
-        })?;
+        let count = fds.len();
+        let mut fds = fds.into_iter();
+        let (Some(config), Some(board), rendezvous, None) =
+            (fds.next(), fds.next(), fds.next(), fds.next())
+        else {
+            return Err(Error::Message(format!(
+                "boot with {count} descriptors in place of 2 or 3"
+            )));
+        };
         Self::build(boot, Heirloom { config, board }, rendezvous)
     }
 
-    fn build(boot: Boot, heirloom: Heirloom, rendezvous: OwnedFd) -> Result<Self, Error> {
+    fn build(boot: Boot, heirloom: Heirloom, rendezvous: Option<OwnedFd>) -> Result<Self, Error> {
         let text = heirloom.config.try_clone().and_then(memfd::read);
         let text = text.map_err(|source| Error::System {
             what: "read of the configuration",
@@ -85,7 +91,8 @@ impl Booted {
             what: "raise of RLIMIT_NOFILE",
             source,
         })?;
-        let rendezvous = Rendezvous::listen(rendezvous).map_err(|source| Error::System {
+        let rendezvous = rendezvous.map(Rendezvous::listen).transpose();
+        let rendezvous = rendezvous.map_err(|source| Error::System {
             what: "listen on the rendezvous socket",
             source,
         })?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wsgate_os::channel::Channel;
-use wsgate_os::rendezvous::Peer;
+use wsgate_os::rendezvous::{Peer, Rendezvous};
 use wsgate_protocol::admin::ServerState;
 use wsgate_protocol::control::{
     ClosePlan, FromWorker, ServerStateOf, SocketSpec, ToWorker, VERSION,
@@ -93,7 +93,7 @@ impl Control {
         let cut_at = self.drains_until.map(|deadline| deadline + CUT_AFTER);
         tokio::select! {
             message = receive(self.channel.as_ref()) => Heard::Message(message),
-            visit = self.booted.rendezvous.accept(), if is_orphan => Heard::Visit(visit),
+            visit = next_visit(self.booted.rendezvous.as_mut()), if is_orphan => Heard::Visit(visit),
             () = sleep_until(cut_at) => Heard::TimeIsUp,
             () = gateway.empty(), if self.drains_until.is_some() && !self.said_empty => Heard::Empty,
         }
@@ -332,10 +332,11 @@ impl Control {
     /// Begins to drain without having been told to. `for_good`: nobody accepts after it.
     pub(crate) fn drain_by_itself(&mut self, why: &str, grace: Duration, for_good: bool) {
         let tunnels = self.booted.gateway.tunnels().len() as u32;
-        let drain = &self.booted.config.drain;
+        let (workers, drain) = (self.booted.config.workers as u32, &self.booted.config.drain);
         let now = Instant::now();
         let deadline = now + grace;
-        let needed = Duration::from_secs(1) * tunnels / drain.close_rate.max(1);
+        // The rate is that of all workers, and each of them closes as if it held its share.
+        let needed = Duration::from_secs(1) * (tunnels * workers) / drain.close_rate.max(1);
         let from = deadline.checked_sub(needed).unwrap_or(now).max(now);
         let plan = wsgate_proxy::ClosePlan {
             code: drain.close_code,
@@ -354,6 +355,14 @@ impl Control {
 async fn receive(channel: Option<&Channel>) -> std::io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     match channel {
         Some(channel) => channel.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next one who comes; for ever, if nobody can.
+async fn next_visit(rendezvous: Option<&mut Rendezvous>) -> std::io::Result<(Channel, Peer)> {
+    match rendezvous {
+        Some(rendezvous) => rendezvous.accept().await,
         None => std::future::pending().await,
     }
 }

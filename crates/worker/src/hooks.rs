@@ -1,6 +1,6 @@
 //! Faults on demand, for the tests; debug builds only.
 //!
-//! `WSGATE_TEST_HOOKS` names a file. Each of its lines is `crash-at-start`,
+//! `WSGATE_TEST_HOOKS` names a file. Each of its lines is `crash-at-start`, `wait-at-start`,
 //! `never-ready` or `crash-at-ready`, with ` slot=N` or ` pid=N` for one alone. Those are looked
 //! at when a worker starts; `loop`, `wait` and `busy=MILLISECONDS` at any time.
 
@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 pub(crate) fn at_start(slot: usize) {
     if wanted("crash-at-start", slot) {
         std::process::abort();
+    }
+    while wanted("wait-at-start", slot) {
+        std::thread::park_timeout(Duration::from_millis(10));
     }
 }
 

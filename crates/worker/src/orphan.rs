@@ -20,13 +20,16 @@ const INTRODUCED_WITHIN: Duration = Duration::from_secs(5);
 /// Between two visits when accepting one has failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Sockets in one message: the kernel takes at most 253 descriptors.
-const SOCKETS_AT_ONCE: usize = 200;
+/// Sockets in one message. Whoever comes has them already from another worker, mostly, and closes its copies at
+/// once; so few descriptors are needed at a time.
+const SOCKETS_AT_ONCE: usize = 32;
 
 impl Control {
     /// The supervisor is gone.
     pub(crate) fn is_orphaned(&mut self, why: &str) -> Next {
         self.channel = None;
+        // Whoever heard it will not tell it to go.
+        self.said_empty = false;
         let needed = self.booted.boot.active || !self.accepting.is_empty();
         if needed && self.drains_until.is_none() {
             // What it was about to be told to accept from.
@@ -34,15 +37,13 @@ impl Control {
         }
         let tunnels = self.booted.gateway.tunnels().len();
         match self.drains_until {
-            // Nobody will tell it to go.
-            Some(_) if self.said_empty => return Next::Exit,
             Some(_) => tracing::warn!(why, tunnels, "the supervisor is gone: the drain goes on"),
             // It was to replace others, and they go on.
             None if self.accepting.is_empty() => {
                 tracing::warn!(why, "the supervisor is gone before this worker was needed");
                 return Next::Exit;
             }
-            None => match self.booted.config.drain.orphan_grace {
+            None => match self.grace() {
                 // The supervisor's sockets are gone with it: nobody else accepts.
                 Some(grace) => self.drain_by_itself("the supervisor is gone", grace, true),
                 None => tracing::warn!(
@@ -53,6 +54,14 @@ impl Control {
             },
         }
         Next::Message
+    }
+
+    /// What tunnels get without a supervisor, if they do not stay. Where no other one can find this worker, it must
+    /// not serve for ever.
+    fn grace(&self) -> Option<Duration> {
+        let drain = &self.booted.config.drain;
+        let lost = self.booted.rendezvous.is_none().then_some(drain.grace);
+        drain.orphan_grace.or(lost)
     }
 
     /// Somebody has come to the rendezvous.
@@ -77,7 +86,6 @@ impl Control {
         match introduced.await.unwrap_or_else(|late| Err(late.into())) {
             Ok(()) => {
                 tracing::info!(supervisor = peer.pid, "another supervisor has come");
-                self.said_empty = false;
                 self.channel = Some(channel);
             }
             Err(error) => {

@@ -43,7 +43,11 @@ impl Output {
             .append(true)
             .create(true)
             .open(path)
-            .map_err(|error| context(error, format_args!("log file {}", path.display())))?;
+            .map_err(|error| {
+                let path = path.display();
+                let advice = "its directory must be there, and wsgate must be able to write to it";
+                context(error, format_args!("log file {path} ({advice})"))
+            })?;
         Ok(Self { file })
     }
 

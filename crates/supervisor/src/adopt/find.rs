@@ -1,22 +1,32 @@
 //! Meets workers that another supervisor has left behind, and hears what they are.
+//!
+//! Many of them have the same sockets, configurations and board. What comes again is closed as it comes: each
+//! worker takes no more descriptors than one that is started.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use wsgate_config::Config;
-use wsgate_os::channel::Channel;
-use wsgate_os::process::{Process, Signal};
+use wsgate_os::channel::{self, Channel};
+use wsgate_os::limits::is_shortage;
+use wsgate_os::process::{self, Process, Signal};
 use wsgate_os::rendezvous::{self, Peer};
 use wsgate_os::systemd;
 use wsgate_protocol::control::{FromWorker, Hello, SocketSpec, VERSION};
 
-use crate::Error;
 use crate::runtime::{self, RuntimeDirectory};
+use crate::sockets::Returned;
 use crate::supervisor::notify_systemd;
+use crate::{Error, descriptors};
+
+/// What the first argument of every worker begins with.
+pub(super) const WORKER: &str = "wsgate: worker ";
 
 /// How long a worker may take to answer where no watchdog says when it is stuck.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,20 +43,47 @@ const GONE_WITHIN: Duration = Duration::from_secs(1);
 /// What systemd is asked for besides: ends of stuck workers, and the start of others.
 const ROOM_TO_START: Duration = Duration::from_secs(30);
 
+/// All that another supervisor has left behind.
+#[derive(Default)]
+pub(crate) struct LeftBehind {
+    pub(crate) workers: Vec<Orphan>,
+    /// What any of them accepts from.
+    pub(crate) sockets: Returned,
+    /// The one that they share.
+    pub(crate) board: Option<OwnedFd>,
+}
+
+/// What orphans have in common, as far as they have been heard.
+#[derive(Default)]
+struct Shared {
+    sockets: Returned,
+    board: Option<OwnedFd>,
+    /// By inode.
+    configs: BTreeMap<u64, Arc<OwnedFd>>,
+}
+
+impl Shared {
+    fn config(&mut self, config: OwnedFd) -> io::Result<Arc<OwnedFd>> {
+        let inode = channel::inode(config.as_fd())?;
+        let shared = self.configs.entry(inode);
+        Ok(Arc::clone(shared.or_insert_with(|| Arc::new(config))))
+    }
+}
+
 /// A worker without a supervisor.
 pub(crate) struct Orphan {
     pub(super) hello: Hello,
     pub(crate) process: Process,
     pub(crate) channel: Channel,
-    pub(super) config: OwnedFd,
-    board: OwnedFd,
-    pub(super) sockets: Vec<(SocketSpec, OwnedFd)>,
+    pub(super) config: Arc<OwnedFd>,
+    /// What it accepts from.
+    pub(crate) sockets: Vec<SocketSpec>,
 }
 
 impl Orphan {
     /// The slots that it serves. A Unix socket belongs to no slot, so a worker that has nothing else serves its own.
     pub(super) fn accepts(&self) -> Vec<usize> {
-        let slots = self.sockets.iter().filter_map(|(spec, _)| spec.slot);
+        let slots = self.sockets.iter().filter_map(|spec| spec.slot);
         let own = (!self.sockets.is_empty()).then_some(self.hello.slot);
         let all: BTreeSet<usize> = slots.chain(own).collect();
         all.into_iter().collect()
@@ -63,12 +100,6 @@ impl Orphan {
     pub(crate) fn block(&self) -> usize {
         self.hello.block
     }
-
-    /// Closes its listening sockets here, and tells their listeners.
-    pub(crate) fn let_go(&mut self) -> Vec<String> {
-        let sockets = std::mem::take(&mut self.sockets).into_iter();
-        sockets.map(|(spec, _)| spec.listener).collect()
-    }
 }
 
 /// Why one that has a rendezvous is not adopted.
@@ -81,34 +112,60 @@ enum Lost {
     Foreign { pid: u32, why: String },
     /// It may serve, and cannot be reached.
     Unreachable(String),
+    /// No descriptor is left to take it over with.
+    Shortage(io::Error),
+}
+
+impl Lost {
+    /// What else an error may be, a shortage is none of the worker's faults.
+    fn by(error: io::Error, other: impl FnOnce(String) -> Self) -> Self {
+        if is_shortage(&error) {
+            Self::Shortage(error)
+        } else {
+            other(error.to_string())
+        }
+    }
 }
 
 /// Finds all of them. Those that are stuck are ended: nobody else could serve what waits in their queues.
 pub(crate) async fn find(
     directory: &RuntimeDirectory,
     config: Option<&Config>,
-) -> Result<Vec<Orphan>, Error> {
-    let paths = directory
+) -> Result<LeftBehind, Error> {
+    let all = directory
         .all_rendezvous()
         .map_err(Error::system("look for workers in the runtime directory"))?;
-    if paths.is_empty() {
-        return Ok(Vec::new());
+    if all.is_empty() {
+        return Ok(LeftBehind::default());
     }
     // As long as the watchdog would wait.
     let patience = config.and_then(|config| config.watchdog.timeout);
     let patience = patience.unwrap_or(PATIENCE);
     notify_systemd(systemd::extend_timeout(patience + ROOM_TO_START));
-    let visits = paths.iter().map(|path| met(path, patience));
-    let mut orphans = Vec::new();
+    let shared = RefCell::default();
+    let visits = all
+        .iter()
+        .map(|(pid, path)| met(*pid, path, patience, &shared));
+    let mut workers = Vec::new();
     for met in join_all(visits).await {
-        orphans.extend(met?);
+        workers.extend(met?);
     }
-    Ok(orphans)
+    let Shared { sockets, board, .. } = shared.into_inner();
+    Ok(LeftBehind {
+        workers,
+        sockets,
+        board,
+    })
 }
 
 /// Who waits there, if it is one to be taken over.
-async fn met(path: &Path, patience: Duration) -> Result<Option<Orphan>, Error> {
-    match visit(path, patience).await {
+async fn met(
+    pid: u32,
+    path: &Path,
+    patience: Duration,
+    shared: &RefCell<Shared>,
+) -> Result<Option<Orphan>, Error> {
+    match visit(pid, path, patience, shared).await {
         Ok(orphan) => return Ok(Some(orphan)),
         Err(Lost::Ended) => runtime::remove(path),
         Err(Lost::Stuck(process)) => {
@@ -117,6 +174,13 @@ async fn met(path: &Path, patience: Duration) -> Result<Option<Orphan>, Error> {
         }
         Err(Lost::Foreign { pid, why }) => return Err(Error::Foreign { pid, why }),
         Err(Lost::Unreachable(why)) => return Err(Error::Unreachable(why)),
+        Err(Lost::Shortage(error)) => {
+            let advice = descriptors::ADVICE;
+            let what = format!(
+                "take-over of the workers that serve here without a supervisor (raise {advice})"
+            );
+            return Err(Error::system(what)(error));
+        }
     }
     Ok(None)
 }
@@ -126,8 +190,9 @@ async fn hear_patiently(
     channel: &Channel,
     process: &Process,
     patience: Duration,
+    shared: &RefCell<Shared>,
 ) -> Option<Result<Introduction, Unheard>> {
-    let mut hearing = std::pin::pin!(hear(channel));
+    let mut hearing = std::pin::pin!(hear(channel, shared));
     let soon = patience.min(Duration::from_secs(1));
     if let Ok(heard) = tokio::time::timeout(soon, &mut hearing).await {
         return Some(heard);
@@ -149,43 +214,53 @@ async fn hear_patiently(
     tokio::time::timeout(CONTINUED_WITHIN, hearing).await.ok()
 }
 
-async fn visit(path: &Path, patience: Duration) -> Result<Orphan, Lost> {
+async fn visit(
+    pid: u32,
+    path: &Path,
+    patience: Duration,
+    shared: &RefCell<Shared>,
+) -> Result<Orphan, Lost> {
+    // As long as the worker lives it holds the socket, so who is refused knows that it is gone.
     let (channel, peer) = rendezvous::meet(path)
         .await
         .map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Lost::Ended,
-            _ => Lost::Unreachable(error.to_string()),
+            _ => Lost::by(error, Lost::Unreachable),
         })?;
-    let named = |why: &str| Lost::Unreachable(format!("{}: {why}", path.display()));
-    let Peer { pid: Some(pid), .. } = peer else {
-        return Err(named("its process is in another PID namespace"));
+    let named = |why: String| Lost::Unreachable(format!("{}: {why}", path.display()));
+    let Peer { pid: Some(by), .. } = peer else {
+        return Err(named("its process is in another PID namespace".to_owned()));
     };
     if !peer.may_be_commanded() {
-        return Err(named(&format!("process {pid} is of user {}", peer.uid)));
+        return Err(named(format!("process {by} is of user {}", peer.uid)));
     }
-    // It waits on its socket still: when it answers, the pid has been its own all the time.
+    // Before the worker has come so far as to wait, the kernel names the supervisor that bound the socket.
+    if by != pid && !process::named(WORKER).contains(&pid) {
+        return Err(named(format!("process {by} answers there")));
+    }
+    // It holds its socket still: when it answers, the pid has been its own all the time.
     let process = Process::open(pid).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Lost::Ended,
         // It lives, whatever is lacking here.
-        _ => named(&error.to_string()),
+        _ => Lost::by(error, named),
     })?;
-    match hear_patiently(&channel, &process, patience).await {
-        Some(Ok((hello, [config, board], sockets))) => Ok(Orphan {
+    match hear_patiently(&channel, &process, patience, shared).await {
+        Some(Ok((hello, config, sockets))) => Ok(Orphan {
             hello,
             process,
             channel,
             config,
-            board,
             sockets,
         }),
         // It goes, or has hung up: then it serves on, and must not be taken for dead.
         Some(Err(Unheard::Ended)) => {
             match tokio::time::timeout(GONE_WITHIN, process.wait()).await {
                 Ok(_) => Err(Lost::Ended),
-                Err(_) => Err(named(&format!("process {pid} hangs up"))),
+                Err(_) => Err(named(format!("process {pid} hangs up"))),
             }
         }
         Some(Err(Unheard::Unlike(why))) => Err(Lost::Foreign { pid, why }),
+        Some(Err(Unheard::Broken(error))) => Err(Lost::by(error, |why| Lost::Foreign { pid, why })),
         None => Err(Lost::Stuck(process)),
     }
 }
@@ -194,11 +269,13 @@ async fn visit(path: &Path, patience: Duration) -> Result<Orphan, Lost> {
 enum Unheard {
     Ended,
     Unlike(String),
+    Broken(io::Error),
 }
 
-type Introduction = (Hello, [OwnedFd; 2], Vec<(SocketSpec, OwnedFd)>);
+/// Who it is, its configuration, and what it accepts from.
+type Introduction = (Hello, Arc<OwnedFd>, Vec<SocketSpec>);
 
-async fn hear(channel: &Channel) -> Result<Introduction, Unheard> {
+async fn hear(channel: &Channel, shared: &RefCell<Shared>) -> Result<Introduction, Unheard> {
     let (message, fds) = next(channel).await?;
     let FromWorker::Hello(hello) = message else {
         return Err(Unheard::Unlike(format!("it says {message:?}")));
@@ -209,19 +286,27 @@ async fn hear(channel: &Channel) -> Result<Introduction, Unheard> {
             "it speaks version {theirs} of the control channel, not {VERSION}"
         )));
     }
-    let heirloom = <[OwnedFd; 2]>::try_from(fds)
+    let [config, board] = <[OwnedFd; 2]>::try_from(fds)
         .map_err(|fds| Unheard::Unlike(format!("it says hello with {} descriptors", fds.len())))?;
+    shared.borrow_mut().board.get_or_insert(board);
+    let config = shared
+        .borrow_mut()
+        .config(config)
+        .map_err(Unheard::Broken)?;
     let mut found = Vec::new();
     while found.len() < hello.sockets {
         let (message, fds) = next(channel).await?;
         match message {
             FromWorker::Sockets { sockets } if sockets.len() == fds.len() => {
-                found.extend(sockets.into_iter().zip(fds));
+                for (spec, fd) in sockets.into_iter().zip(fds) {
+                    shared.borrow_mut().sockets.push(spec.clone(), fd);
+                    found.push(spec);
+                }
             }
             other => return Err(Unheard::Unlike(format!("it says {other:?}"))),
         }
     }
-    Ok((hello, heirloom, found))
+    Ok((hello, config, found))
 }
 
 async fn next(channel: &Channel) -> Result<(FromWorker, Vec<OwnedFd>), Unheard> {
@@ -230,7 +315,7 @@ async fn next(channel: &Channel) -> Result<(FromWorker, Vec<OwnedFd>), Unheard> 
             .map(|message| (message, fds))
             .map_err(|error| Unheard::Unlike(error.to_string())),
         Ok(None) => Err(Unheard::Ended),
-        Err(error) => Err(Unheard::Unlike(error.to_string())),
+        Err(error) => Err(Unheard::Broken(error)),
     }
 }
 
@@ -258,10 +343,4 @@ async fn end_stuck(process: &Process, patience: Duration) {
             );
         }
     }
-}
-
-/// The board that they share; `None` if there are no orphans.
-pub(crate) fn board(orphans: &[Orphan]) -> io::Result<Option<OwnedFd>> {
-    let first = orphans.first();
-    first.map(|orphan| orphan.board.try_clone()).transpose()
 }

@@ -1,8 +1,9 @@
 //! From a validated configuration to a candidate: everything that can fail without a process.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use wsgate_config::{Config, Loaded};
+use wsgate_config::{Config, Loaded, LogFormat};
 
 use super::Candidate;
 use crate::generation::{Content, Record};
@@ -10,13 +11,14 @@ use crate::supervisor::Supervisor;
 use crate::{admin, descriptors};
 
 impl Supervisor {
-    /// Everything that can fail without a process: descriptors, new addresses, numbers.
+    /// Everything that can fail without a process: what must not change, descriptors, new addresses, numbers.
     pub(super) fn prepare(&mut self, loaded: Loaded) -> Result<Candidate, Refused> {
         let Loaded {
             mut config,
             sources,
             mut warnings,
         } = loaded;
+        self.check_fixed(&config)?;
         self.check_descriptors(&config).map_err(Refused::Other)?;
         let staged = self.sockets.stage(&config)?;
         let http = self.stage_http(&config)?;
@@ -48,21 +50,9 @@ impl Supervisor {
         })
     }
 
-    /// That nothing changes which cannot change while wsgate runs.
-    pub(super) fn check_fixed(&self, config: &Config) -> Result<(), Refused> {
-        let Some(running) = &self.running else {
-            return Ok(());
-        };
-        let fixed = [
-            (
-                "admin.socket",
-                running.config.admin.socket != config.admin.socket,
-            ),
-            ("log.file", running.config.log.file != config.log.file),
-            ("log.format", running.config.log.format != config.log.format),
-        ];
-        match fixed.iter().find(|(_, changed)| *changed) {
-            Some((key, _)) => Err(Refused::Other(format!(
+    fn check_fixed(&self, config: &Config) -> Result<(), Refused> {
+        match self.fixed.changed_by(config) {
+            Some(key) => Err(Refused::Other(format!(
                 "{key} cannot change while wsgate runs: restart wsgate, or set it back"
             ))),
             None => Ok(()),
@@ -83,6 +73,34 @@ impl Supervisor {
                     Refused::Other(format!("[admin] http: {error}"))
                 }),
         }
+    }
+}
+
+/// What a supervisor has opened for itself when it started.
+pub(crate) struct Fixed {
+    socket: PathBuf,
+    log_file: Option<PathBuf>,
+    log_format: LogFormat,
+}
+
+impl Fixed {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            socket: config.admin.socket.clone(),
+            log_file: config.log.file.clone(),
+            log_format: config.log.format,
+        }
+    }
+
+    /// The first of its keys that `config` has otherwise.
+    fn changed_by(&self, config: &Config) -> Option<&'static str> {
+        let keys = [
+            ("admin.socket", self.socket != config.admin.socket),
+            ("log.file", self.log_file != config.log.file),
+            ("log.format", self.log_format != config.log.format),
+        ];
+        let changed = keys.into_iter().find(|(_, changed)| *changed);
+        changed.map(|(key, _)| key)
     }
 }
 

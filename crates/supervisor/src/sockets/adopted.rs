@@ -5,20 +5,42 @@
 //! same socket may come several times.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use wsgate_config::ListenAddress;
+use wsgate_os::channel;
 use wsgate_os::socket::{self, UnixBound, steer};
 use wsgate_protocol::control::SocketSpec;
 
 use super::group::Group;
 use super::{Behind, Sockets, Unix};
+
+/// Sockets as workers send them. A copy of one that is there already is closed as it comes: no descriptor is
+/// budgeted for it.
+#[derive(Default)]
+pub(crate) struct Returned {
+    seen: BTreeSet<u64>,
+    sockets: Vec<(SocketSpec, OwnedFd)>,
+}
+
+impl Returned {
+    /// What cannot be used is logged, and closed.
+    pub(crate) fn push(&mut self, spec: SocketSpec, socket: OwnedFd) {
+        match channel::inode(socket.as_fd()) {
+            Ok(inode) if self.seen.insert(inode) => self.sockets.push((spec, socket)),
+            Ok(_) => {}
+            Err(error) => not_taken(&spec, &error),
+        }
+    }
+}
+
+fn not_taken(spec: &SocketSpec, error: &io::Error) {
+    tracing::warn!(listener = spec.listener, slot = spec.slot, %error, "a socket of a worker is not taken over");
+}
 
 /// A socket of a TCP listener, with what it says of itself.
 struct Found {
@@ -30,17 +52,12 @@ struct Found {
 
 impl Sockets {
     /// The state that these sockets are what is left of. What cannot be used is logged, and closed.
-    pub(crate) fn adopted(sockets: Vec<(SocketSpec, OwnedFd)>) -> Self {
+    pub(crate) fn adopted(returned: Returned) -> Self {
         let mut adopted = Self::default();
         let mut groups: BTreeMap<ListenAddress, Vec<Found>> = BTreeMap::new();
-        let mut seen = BTreeSet::new();
-        for (spec, socket) in sockets {
-            let taken = inode(socket).and_then(|(inode, socket)| match seen.insert(inode) {
-                true => adopted.take(&spec, socket, &mut groups),
-                false => Ok(()),
-            });
-            if let Err(error) = taken {
-                tracing::warn!(listener = spec.listener, slot = spec.slot, %error, "a socket of a worker is not taken over");
+        for (spec, socket) in returned.sockets {
+            if let Err(error) = adopted.take(&spec, socket, &mut groups) {
+                not_taken(&spec, &error);
             }
         }
         for (address, sockets) in groups {
@@ -85,12 +102,6 @@ impl Found {
             socket: Arc::new(socket),
         })
     }
-}
-
-/// Tells one socket from another, whichever descriptor it is.
-fn inode(socket: OwnedFd) -> io::Result<(u64, OwnedFd)> {
-    let file = File::from(socket);
-    Ok((file.metadata()?.ino(), file.into()))
 }
 
 /// A listener's address, as [`SocketSpec`] has it.

@@ -56,14 +56,21 @@ fn shares(sockets: &Sockets, slots: usize, connections: usize) -> Vec<usize> {
     shares
 }
 
+/// As workers send them.
+fn returned(sockets: impl IntoIterator<Item = Named>) -> Returned {
+    let mut returned = Returned::default();
+    for (spec, socket) in sockets {
+        returned.push(spec, socket.try_clone().unwrap());
+    }
+    returned
+}
+
 /// As if the supervisor had died and its workers had these sockets.
 fn adopt(sockets: Sockets, config: &Config, held: &[usize]) -> Sockets {
     let held = held
         .iter()
         .flat_map(|slot| sockets.of_slot(None, config, *slot));
-    let copies: Vec<(SocketSpec, OwnedFd)> = held
-        .map(|(spec, socket)| (spec, socket.try_clone().unwrap()))
-        .collect();
+    let copies = returned(held);
     drop(sockets);
     Sockets::adopted(copies)
 }
@@ -170,9 +177,7 @@ fn adopted_sockets_are_what_they_were() {
     let copies = [0, 1, 2, 1]
         .iter()
         .flat_map(|slot| sockets.of_slot(None, &config_of(3), *slot));
-    let copies: Vec<_> = copies
-        .map(|(spec, socket)| (spec, socket.try_clone().unwrap()))
-        .collect();
+    let copies = returned(copies);
     // A supervisor that dies unlinks nothing.
     std::mem::forget(sockets);
     let mut sockets = Sockets::adopted(copies);
@@ -214,9 +219,7 @@ fn a_slot_that_nobody_held_is_bound_anew_and_the_order_is_still_known() {
         .iter()
         .flat_map(|generation| sockets.retired_by(*generation));
     let all = all.chain(sockets.of_slot(None, &config(1, &[TCP]), 0));
-    let copies = all
-        .map(|(spec, socket)| (spec, socket.try_clone().unwrap()))
-        .collect();
+    let copies = returned(all);
     drop(sockets);
     let mut sockets = Sockets::adopted(copies);
     commit(&mut sockets, &config(2, &[TCP]), 6);
@@ -225,6 +228,29 @@ fn a_slot_that_nobody_held_is_bound_anew_and_the_order_is_still_known() {
     assert!(shares[..2].iter().all(|share| *share > 50), "{shares:?}");
     sockets.close(6);
     assert_eq!(group(&sockets, TCP).members().len(), 2);
+}
+
+#[test]
+fn whoever_comes_next_knows_the_places_that_a_close_left_to_others() {
+    let mut sockets = Sockets::default();
+    commit(&mut sockets, &config(4, &[TCP]), 1);
+    let mut sockets = adopt(sockets, &config(4, &[TCP]), &[1, 2, 3]);
+    // The array is 3, 1, 2, and two join.
+    commit(&mut sockets, &config(5, &[TCP]), 2);
+    let mut sockets = adopt(sockets, &config(5, &[TCP]), &[0, 2, 3, 4]);
+    commit(&mut sockets, &config(5, &[TCP]), 3);
+    // It is 3, 4, 2, 0, 1 now: both that stay move to places of others.
+    commit(&mut sockets, &config(2, &[TCP]), 4);
+    sockets.close(4);
+    assert_eq!(group(&sockets, TCP).members().len(), 2);
+
+    let mut sockets = adopt(sockets, &config(2, &[TCP]), &[0, 1]);
+    assert!(group(&sockets, TCP).is_ordered());
+    commit(&mut sockets, &config(1, &[TCP]), 5);
+    assert_eq!(slots(&sockets.retired_by(5)), [Some(1)]);
+    assert_eq!(shares(&sockets, 2, 100), [100, 0]);
+    sockets.close(5);
+    assert_eq!(shares(&sockets, 2, 100), [100, 0]);
 }
 
 #[test]
@@ -262,10 +288,7 @@ fn a_unix_socket_whose_file_is_gone_is_bound_anew() {
     commit(&mut sockets, &config, 1);
     let held = sockets.of_slot(None, &config, 0);
     std::fs::remove_file(&path).unwrap();
-    let copies = held
-        .iter()
-        .map(|(spec, socket)| (spec.clone(), socket.try_clone().unwrap()));
-    let mut adopted = Sockets::adopted(copies.collect());
+    let mut adopted = Sockets::adopted(returned(held));
     commit(&mut adopted, &config, 2);
     UnixStream::connect(&path).unwrap();
 }
@@ -315,4 +338,21 @@ fn a_unix_socket_that_is_about_to_be_closed_is_found_by_nobody_and_bound_anew_if
     assert!(sockets.retired_by(2).is_empty());
     sockets.close(2);
     UnixStream::connect(&path).unwrap();
+}
+
+#[test]
+fn a_supervisor_that_panics_leaves_the_files_of_unix_listeners_to_the_workers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let config = config(1, &[&format!("unix:{}", path.display())]);
+    let mut sockets = Sockets::default();
+    commit(&mut sockets, &config, 1);
+    let workers = sockets.of_slot(None, &config, 0);
+    let crash = std::panic::AssertUnwindSafe(move || {
+        let _sockets = sockets;
+        panic!("a bug");
+    });
+    assert!(std::panic::catch_unwind(crash).is_err());
+    UnixStream::connect(&path).unwrap();
+    drop(workers);
 }
