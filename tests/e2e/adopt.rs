@@ -499,6 +499,9 @@ async fn a_candidate_does_not_outlive_the_supervisor_that_began_it() {
 async fn what_cannot_be_written_down_is_told_and_stops_nothing() {
     let echo = Echo::start().await;
     let gateway = Gateway::start(&configs::with(QUIET, &[&echo.address])).await;
+    // Written last, by renaming what has its place taken below.
+    let saved = gateway.dir().join("last-good.json");
+    until("all is saved", SOON, async || saved.exists()).await;
     // Nobody writes into a directory, not even root.
     for name in ["state.json.new", "last-good.json.new"] {
         std::fs::create_dir(gateway.dir().join(name)).unwrap();
