@@ -150,6 +150,10 @@ pub(crate) async fn find(
     for met in join_all(visits).await {
         workers.extend(met?);
     }
+    if workers.is_empty() {
+        // What those had that ended meanwhile is of no use without one that counts on the board.
+        return Ok(LeftBehind::default());
+    }
     let Shared { sockets, board, .. } = shared.into_inner();
     Ok(LeftBehind {
         workers,
