@@ -95,6 +95,16 @@ impl Gateway {
         process::family(self.child.id())
     }
 
+    /// The process that was started.
+    pub(crate) fn main(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// CPU time of all its processes, those that have ended included.
+    pub(crate) fn cpu(&self) -> io::Result<Duration> {
+        process::cpu(self.child.id())
+    }
+
     /// All its processes on one core.
     pub(crate) fn pin(&self, core: usize) -> io::Result<()> {
         let mut family = self.family.iter();

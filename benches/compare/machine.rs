@@ -21,8 +21,10 @@ pub(crate) fn describe(args: &Args) -> io::Result<String> {
         lines.push(said("haproxy", &["-v"])?);
     }
     let (rounds, time) = (args.rounds(), args.time());
-    lines.push(format!(
-        "{rounds} rounds of {time:?} for each case: median (least–greatest)"
-    ));
+    if args.production.is_none() {
+        lines.push(format!(
+            "{rounds} rounds of {time:?} for each case: median (least–greatest)"
+        ));
+    }
     Ok(format!("- {}\n\n", lines.join("\n- ")))
 }

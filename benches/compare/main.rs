@@ -18,6 +18,7 @@ mod memory;
 mod peers;
 #[path = "../support/process.rs"]
 mod process;
+mod production;
 mod reload;
 mod strace;
 
@@ -52,6 +53,10 @@ fn main() -> ExitCode {
 fn compare(args: &Args) -> io::Result<()> {
     wsgate_load::machine::raise_nofile()?;
     peers::find_programs(&args.peers)?;
+    if let Some(minutes) = args.production {
+        let text = machine::describe(args)? + &production::compare(args, minutes)?;
+        return io::stdout().lock().write_all(text.as_bytes());
+    }
     let mut figures = Figures::default();
     let rounds = if cases::ALL.iter().any(|case| args.wants(case.name)) {
         args.rounds()
@@ -111,6 +116,7 @@ fn with_gateway(
     let setup = Setup {
         workers: 1,
         shutdown_limit: None,
+        handover: true,
     };
     let mut gateway = Gateway::start(args, peer, echo.addresses(), &setup)?;
     gateway.pin(args.gateway_core)?;

@@ -57,6 +57,8 @@ pub(crate) struct Setup {
     pub(crate) workers: usize,
     /// How long tunnels may stay after a reload, if not for as long as they like.
     pub(crate) shutdown_limit: Option<Duration>,
+    /// Of wsgate: whether tunnels move to the new workers at a reload.
+    pub(crate) handover: bool,
 }
 
 /// What a configuration is made of.
@@ -140,6 +142,15 @@ impl Peer {
                 "haproxy".into(),
                 [words(&["-W", "-db", "-f"]), vec![config]].concat(),
             ),
+        }
+    }
+
+    /// Processes that each configuration has, besides the main one.
+    pub(crate) const fn processes(self, setup: &Setup) -> usize {
+        match self {
+            Self::Wsgate | Self::Nginx | Self::Nginx64k => setup.workers,
+            // Its workers are threads.
+            Self::Haproxy | Self::HaproxySplice => 1,
         }
     }
 

@@ -34,10 +34,10 @@ const BETWEEN: Duration = Duration::from_secs(2);
 /// From the last reload until processes are counted: longer than any shutdown limit here.
 const AFTER: Duration = Duration::from_secs(7);
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
-const WORKERS: usize = 2;
+pub(crate) const WORKERS: usize = 2;
 
 /// Tunnels of the storm have numbers from here on.
-const STORM_FIRST: u32 = 1 << 24;
+pub(crate) const STORM_FIRST: u32 = 1 << 24;
 
 const HEAD: &str = "\
 | reloads | tunnels broken | messages lost | new connections failed | round trip ms, p99 / max | handshake ms, max | processes | PSS MiB |
@@ -47,27 +47,45 @@ const HEAD: &str = "\
 /// A table with a line for each gateway, without and with a limit for old workers.
 pub(crate) fn compare(args: &Args) -> io::Result<String> {
     let mut text = String::from(HEAD);
-    for peer in [Peer::Wsgate, Peer::Nginx, Peer::Haproxy] {
+    for (peer, handover) in CANDIDATES {
         for limit in [None, Some(SHUTDOWN_LIMIT)] {
             if args.peers.contains(&peer) {
-                text += &one(args, peer, limit)?;
+                text += &one(args, peer, handover, limit)?;
             }
         }
     }
     Ok(text)
 }
 
-fn one(args: &Args, peer: Peer, limit: Option<Duration>) -> io::Result<String> {
-    let name = limit.map_or_else(
-        || peer.to_string(),
-        |limit| format!("{peer}, {limit:?} limit"),
-    );
-    progress(&format!("reload: {name}"));
-    let echo = echo(None)?;
+/// Who is compared: wsgate with tunnels that move and with tunnels that stay.
+pub(crate) const CANDIDATES: [(Peer, bool); 4] = [
+    (Peer::Wsgate, true),
+    (Peer::Wsgate, false),
+    (Peer::Nginx, false),
+    (Peer::Haproxy, false),
+];
+
+/// What a line is called.
+pub(crate) fn name(peer: Peer, setup: &Setup) -> String {
+    let mut name = peer.to_string();
+    if peer == Peer::Wsgate && !setup.handover {
+        name += ", handover = false";
+    }
+    match setup.shutdown_limit {
+        Some(limit) => format!("{name}, {limit:?} limit"),
+        None => name,
+    }
+}
+
+fn one(args: &Args, peer: Peer, handover: bool, limit: Option<Duration>) -> io::Result<String> {
     let setup = Setup {
         workers: WORKERS,
         shutdown_limit: limit,
+        handover,
     };
+    let name = name(peer, &setup);
+    progress(&format!("reload: {name}"));
+    let echo = echo(None)?;
     let gateway = Gateway::start(args, peer, echo.addresses(), &setup)?;
     let seen = under_load(args, &gateway)
         .map_err(|error| io::Error::other(format!("{name}: {error}\n{}", gateway.log())))?;
@@ -76,14 +94,14 @@ fn one(args: &Args, peer: Peer, limit: Option<Duration>) -> io::Result<String> {
 
 /// Processes of a gateway, and their memory in bytes.
 #[derive(Clone, Copy)]
-struct Size {
-    processes: usize,
-    memory: u64,
+pub(crate) struct Size {
+    pub(crate) processes: usize,
+    pub(crate) memory: u64,
 }
 
 impl Size {
     /// A process that ends meanwhile makes it look again.
-    fn of(gateway: &Gateway) -> io::Result<Self> {
+    pub(crate) fn of(gateway: &Gateway) -> io::Result<Self> {
         let mut size = None;
         process::eventually("processes are counted", AFTER, || {
             let family = gateway.processes()?;
@@ -134,13 +152,13 @@ fn under_load(args: &Args, gateway: &Gateway) -> io::Result<Seen> {
     seen.sound().map(|()| seen)
 }
 
-fn fleet(open: &Open) -> io::Result<FleetProcess> {
+pub(crate) fn fleet(open: &Open) -> io::Result<FleetProcess> {
     let mut fleet = FleetProcess::spawn(None)?;
     crate::cases::sound("opening", &fleet.open(open)?)?;
     Ok(fleet)
 }
 
-fn run(work: Work, time: Duration) -> Run {
+pub(crate) fn run(work: Work, time: Duration) -> Run {
     Run {
         work,
         until: Until::Elapsed(time),
@@ -149,7 +167,7 @@ fn run(work: Work, time: Duration) -> Run {
 }
 
 /// A reload comes when it is time for it, whatever has become of the last.
-fn wait_until(time: Instant) {
+pub(crate) fn wait_until(time: Instant) {
     while let Some(left) = time.checked_duration_since(Instant::now()) {
         thread::park_timeout(left);
     }
@@ -158,13 +176,7 @@ fn wait_until(time: Instant) {
 impl Seen {
     /// Tunnels may break and messages be lost here; wrong bytes may never come.
     fn sound(&self) -> io::Result<()> {
-        for report in [&self.steady, &self.storm] {
-            let faults = report.faults;
-            if faults.doubled + faults.reordered + faults.corrupted > 0 {
-                return Err(io::Error::other(format!("wrong echoes: {faults:?}")));
-            }
-        }
-        Ok(())
+        right(&self.steady).and_then(|()| right(&self.storm))
     }
 
     fn line(&self, name: &str) -> String {
@@ -195,12 +207,21 @@ impl Seen {
     }
 }
 
-fn lost(report: &Report) -> u64 {
+/// That no echo was wrong; some may be missing.
+pub(crate) fn right(report: &Report) -> io::Result<()> {
+    let faults = report.faults;
+    match faults.doubled + faults.reordered + faults.corrupted {
+        0 => Ok(()),
+        _ => Err(io::Error::other(format!("wrong echoes: {faults:?}"))),
+    }
+}
+
+pub(crate) fn lost(report: &Report) -> u64 {
     report.faults.lost + report.unanswered + report.stuck
 }
 
 /// How many ended otherwise than by the fleet's own Close, and how.
-fn broken(report: &Report) -> String {
+pub(crate) fn broken(report: &Report) -> String {
     let all = report.ends.values().sum::<u64>() + report.open;
     let others = report.ends.iter().filter(|(end, _)| *end != "polite");
     let count: u64 = others.clone().map(|(_, count)| count).sum();

@@ -95,6 +95,13 @@ impl<'a> Fleets<'a> {
         self.processes.iter_mut().try_for_each(|it| it.start(run))
     }
 
+    /// Something else goes on from now on, see [`Report::phases`].
+    pub(crate) fn phase(&mut self, number: u8) -> io::Result<()> {
+        self.processes
+            .iter_mut()
+            .try_for_each(|it| it.phase(number))
+    }
+
     /// The end of what was begun.
     ///
     /// # Errors

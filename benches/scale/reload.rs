@@ -1,4 +1,4 @@
-//! A reload while all tunnels are open: a message in each of them, and short tunnels that come and go meanwhile.
+//! A reload that moves all tunnels: a message in each of them around it, and short tunnels that come and go meanwhile.
 
 use std::io;
 use std::thread;
@@ -24,11 +24,17 @@ const LEAD: Duration = Duration::from_secs(3);
 /// New connections each second, each with one echo.
 const ARRIVALS: f64 = 200.0;
 
+/// Phases of round trips: what was under way while `wsctl reload` ran, and all the rest.
+const AROUND: u8 = 0;
+pub(crate) const DURING: u8 = 1;
+
 #[derive(Debug)]
 pub(crate) struct Seen {
     /// By its own account, and for whoever waited for it.
     pub(crate) reloaded: Reloaded,
     pub(crate) took: Duration,
+    /// From its start until old generations are gone.
+    pub(crate) gone: Duration,
     pub(crate) steady: Report,
     pub(crate) short: Report,
 }
@@ -59,14 +65,20 @@ pub(crate) fn under_load(
         thread::park_timeout(left);
     }
     progress("reload");
+    fleets.phase(DURING)?;
+    let asked = Instant::now();
     let (reloaded, took) = gateway.reload()?;
+    fleets.phase(AROUND)?;
+    gateway.wait_for_one_generation()?;
+    let gone = asked.elapsed();
     let seen = Seen {
         reloaded,
         took,
+        gone,
         steady: fleets.finish()?,
         short: short.finish()?,
     };
-    seen.check().map(|()| seen)
+    seen.check(plan).map(|()| seen)
 }
 
 impl Seen {
@@ -75,7 +87,13 @@ impl Seen {
         self.short.ends.get("polite").copied().unwrap_or(0)
     }
 
-    fn check(&self) -> io::Result<()> {
+    fn check(&self, plan: &Plan) -> io::Result<()> {
+        if self.reloaded.moved < plan.tunnels {
+            return Err(io::Error::other(format!(
+                "not all tunnels have moved: {:?}",
+                self.reloaded
+            )));
+        }
         sound("new connections", &self.short)?;
         let due = ARRIVALS * TIME.as_secs_f64();
         if (self.short_ones() as f64) < 0.9 * due {
@@ -88,18 +106,17 @@ impl Seen {
     }
 }
 
-/// That all tunnels are where they were, in a generation that drains, and that the new one serves.
+/// That all tunnels are in the new generation, and that nothing is left of the old one.
 pub(crate) fn check_after(look: &Look, plan: &Plan) -> io::Result<()> {
     let generations = &look.status.generations;
-    // Of few tunnels a worker may have had none: then it has gone.
     let is_right = matches!(
         generations.as_slice(),
-        [old, new] if old.state == GenerationState::Draining
-            && old.tunnels == plan.tunnels
-            && new.state == GenerationState::Active
+        [new] if new.state == GenerationState::Active
+            && new.tunnels == plan.tunnels
             && new.workers == plan.workers
-            && look.listing.tunnels.iter().all(|it| it.generation == old.generation)
-    );
+            && look.listing.tunnels.iter().all(|it| it.generation == new.generation)
+            && look.listing.tunnels.iter().all(|it| it.handovers == 1)
+    ) && look.processes as u64 == 1 + plan.workers;
     match is_right {
         true => Ok(()),
         false => Err(io::Error::other(format!(

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use wsgate_load::histogram::Summary;
+use wsgate_load::histogram::{Histogram, Summary};
 use wsgate_load::report::Report;
 
 use crate::host::{hardware, said};
@@ -129,9 +129,15 @@ fn around(reload: &reload::Seen) -> String {
     let reload::Seen {
         reloaded,
         took,
+        gone,
         steady,
         short,
     } = reload;
+    let during = steady.phases.get(&reload::DURING);
+    let during = during.map(Histogram::summary).unwrap_or_default();
+    let told = |milliseconds: Option<f64>| {
+        milliseconds.map_or_else(none, |milliseconds| format!("{milliseconds:.1} ms"))
+    };
     let new = (
         grouped(reload.short_ones()),
         times("handshake", &short.handshakes),
@@ -146,20 +152,40 @@ fn around(reload: &reload::Seen) -> String {
             format!("{:.1} ms", reloaded.milliseconds),
         ),
         (
+            "tunnels that have moved, by its own account",
+            grouped(reloaded.moved),
+        ),
+        (
+            "the handover, from the commit to the last of them",
+            told(reloaded.handover_milliseconds),
+        ),
+        (
+            "the longest pause of one of them",
+            told(reloaded.longest_pause_milliseconds),
+        ),
+        (
             "`wsctl reload`, from start to end",
             format!("{} ms", millis(*took)),
         ),
         (
-            "tunnels that drain then, by its own account",
-            grouped(reloaded.draining_tunnels),
+            "until the old processes are gone",
+            format!("{} ms", millis(*gone)),
         ),
         (
             "new connections before, at and after it",
             format!("{}, none failed; {}", new.0, new.1),
         ),
         (
-            "echoes in old tunnels meanwhile",
+            "echoes in old tunnels around it",
             format!("{}, none wrong; {}", old.0, old.1),
+        ),
+        (
+            "those that were on their way while `wsctl reload` ran",
+            format!(
+                "{}; {}",
+                grouped(during.count),
+                times("round trip", &during)
+            ),
         ),
     ];
     rows.map(|(title, cell)| row(title, [cell])).concat()

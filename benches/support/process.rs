@@ -87,6 +87,23 @@ fn pss(pid: u32) -> io::Result<u64> {
         .ok_or_else(|| io::Error::other(format!("no Pss of process {pid}")))
 }
 
+/// CPU time of a process and of all below it, those included that have ended and whose parents have waited for them.
+pub(crate) fn cpu(root: u32) -> io::Result<Duration> {
+    let ticks: u64 = family(root)?.into_iter().filter_map(ticks).sum();
+    Ok(Duration::from_millis(ticks * MILLISECONDS))
+}
+
+/// Of a tick in /proc: USER_HZ is 100 wherever this runs.
+const MILLISECONDS: u64 = 10;
+
+/// User and system time, of the process and of the children that it has waited for. `None` if it is gone.
+fn ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let fields = fields.split_whitespace().skip(11).take(4);
+    fields.map(|field| field.parse::<u64>().ok()).sum()
+}
+
 /// Waits until something is so.
 pub(crate) fn eventually(
     what: &str,

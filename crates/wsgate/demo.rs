@@ -62,7 +62,7 @@ fn introduce(listen: SocketAddr, config: &Path, socket: &Path) -> io::Result<()>
     writeln!(out, "The configuration is {}", config.display())?;
     writeln!(
         out,
-        "  Try: change `balance` or remove a server, and save. wsgate reloads by itself; your sockets stay."
+        "  Try: change `balance`, and save. wsgate reloads by itself; your sockets stay. Those of a server that you remove end after the grace."
     )?;
     writeln!(out, "In another terminal:")?;
     for command in ["status", "tunnels", "reload"] {

@@ -73,16 +73,7 @@ async fn the_death_of_the_supervisor_is_noticed_by_nobody() {
     let status = gateway.revive(active_generation(&first)).await;
 
     assert_eq!(status.totals.workers_adopted, 2);
-    assert_eq!(state_of(&status, 1), Some(GenerationState::Draining));
     assert_eq!(state_of(&status, 2), Some(GenerationState::Active));
-    assert!(
-        status
-            .workers
-            .iter()
-            .filter(|worker| worker.adopted)
-            .count()
-            == 2
-    );
     // Counted on by the same board, and by the same names.
     assert!(status.totals.tunnels_opened >= first.totals.tunnels_opened + 100);
     assert!(before.is_subset(&ids(&gateway).await));
@@ -91,12 +82,8 @@ async fn the_death_of_the_supervisor_is_noticed_by_nobody() {
         echo.sessions().len() > at + 100
     })
     .await;
-    let attempts = storm.stop().await;
-    assert_eq!(problems(&attempts), [""; 0]);
-    assert_whole(held).await;
-
     until(
-        "the adopted workers go with their last tunnel",
+        "the adopted workers go when their tunnels have moved",
         SOON,
         async || {
             let status = gateway.status().await;
@@ -104,6 +91,10 @@ async fn the_death_of_the_supervisor_is_noticed_by_nobody() {
         },
     )
     .await;
+    assert!(before.is_subset(&ids(&gateway).await));
+    let attempts = storm.stop().await;
+    assert_eq!(problems(&attempts), [""; 0]);
+    assert_whole(held).await;
     let all = status.workers.iter().filter(|worker| !worker.adopted);
     let own: BTreeSet<u32> = all.map(|worker| worker.pid).collect();
     assert_eq!(gateway.rendezvous(), own);
@@ -128,8 +119,9 @@ async fn it_may_die_again_and_again_and_ids_never_come_twice() {
         gateway.revive(round).await;
     }
     let status = gateway.status().await;
-    let numbers: Vec<u64> = status.generations.iter().map(|it| it.generation).collect();
-    assert_eq!(numbers, [1, 2, 3, 4]);
+    assert_eq!(active_generation(&status), 4);
+    // Those of the first round were adopted three times, and moved as often.
+    assert_eq!(status.totals.handovers, 4 + 8 + 12);
     assert_eq!(ids(&gateway).await, seen);
     // Not by luck: they begin with what no two supervisors share, however quickly one follows the other.
     let instances: BTreeSet<&str> = seen.iter().filter_map(|id| id.split('-').next()).collect();
@@ -260,10 +252,9 @@ async fn the_operators_word_stands_and_so_do_deadlines() {
     assert_eq!(server.state, ServerState::Drain);
     let query = format!("server={}", one.address);
     for tunnel in gateway.tunnels_where(&query).await {
-        // Its own deadline comes before that of the generation, which is ten minutes.
         assert_eq!(tunnel.state, TunnelState::Draining);
         let left = tunnel.deadline_in_seconds.unwrap();
-        assert!(left <= 600.0, "{left}");
+        assert!((3500.0..=3600.0).contains(&left), "{left}");
     }
     let held = one.open();
     for _ in 0..6 {

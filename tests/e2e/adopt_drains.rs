@@ -259,10 +259,10 @@ async fn a_worker_whose_supervisor_died_without_hearing_that_it_is_empty_ends_at
 }
 
 /// Two workers that drain by themselves, with so many tunnels that the rate is felt.
-async fn drains_without_a_supervisor() -> (Gateway, Echo, Vec<Sequenced>) {
+async fn drains_without_a_supervisor(handover: bool) -> (Gateway, Echo, Vec<Sequenced>) {
     let echo = Echo::start().await;
     let head = format!(
-        "workers = 2\n[reload]\nwatch = false\n[drain]\nclose_rate = {RATE}\norphan_grace = \"5s\""
+        "workers = 2\n[reload]\nwatch = false\n[drain]\nhandover = {handover}\nclose_rate = {RATE}\norphan_grace = \"5s\""
     );
     let gateway = Gateway::start(&configs::with(&head, &[&echo.address])).await;
     let held = open(&gateway, "held", EACH).await;
@@ -273,16 +273,36 @@ async fn drains_without_a_supervisor() -> (Gateway, Echo, Vec<Sequenced>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_without_a_supervisor_keep_the_rate_together() {
     let _alone = alone().await;
-    let (gateway, _echo, held) = drains_without_a_supervisor().await;
+    let (gateway, _echo, held) = drains_without_a_supervisor(false).await;
     closed_in_turns(&gateway, held).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_that_are_adopted_while_they_drain_keep_the_rate() {
     let _alone = alone().await;
-    let (mut gateway, _echo, held) = drains_without_a_supervisor().await;
+    let (mut gateway, _echo, held) = drains_without_a_supervisor(false).await;
     gateway.logged(&["draining without a supervisor"]).await;
     let status = gateway.revive(1).await;
     assert_eq!(status.totals.workers_adopted, 2);
     closed_in_turns(&gateway, held).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tunnels_of_workers_that_drain_by_themselves_stay_if_a_supervisor_comes_in_time() {
+    let _alone = alone().await;
+    let (mut gateway, _echo, held) = drains_without_a_supervisor(true).await;
+    gateway.logged(&["draining without a supervisor"]).await;
+    let status = gateway.revive(1).await;
+    assert_eq!(status.totals.workers_adopted, 2);
+    until("the adopted workers are gone", SOON, async || {
+        gateway.status().await.generations.len() == 1
+    })
+    .await;
+    for tunnel in gateway.tunnels().await {
+        assert_eq!((tunnel.handovers, tunnel.deadline_at), (1, None));
+    }
+    for tunnel in held {
+        let outcome = tunnel.stop().await;
+        assert!(outcome.by_us && outcome.faults.is_empty(), "{outcome:?}");
+    }
 }

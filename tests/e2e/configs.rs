@@ -21,10 +21,11 @@ pub(crate) fn upstream(name: &str, servers: &[&str]) -> String {
     format!("[upstream.{name}]\nservers = {servers:?}\n")
 }
 
-/// Two workers that reload only when told, and drain for `grace` with `rate` closes a second.
+/// Two workers that reload only when told. The tunnels of old generations stay where they are, and drain for `grace`
+/// with `rate` closes a second.
 pub(crate) fn draining(grace: &str, rate: u32) -> String {
     format!(
-        "workers = 2\n[reload]\nwatch = false\n[drain]\ngrace = \"{grace}\"\nclose_rate = {rate}\n"
+        "workers = 2\n[reload]\nwatch = false\n[drain]\nhandover = false\ngrace = \"{grace}\"\nclose_rate = {rate}\n"
     )
 }
 

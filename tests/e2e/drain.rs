@@ -131,7 +131,8 @@ async fn at_its_deadline_a_tunnel_is_closed_politely_on_both_sides() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_close_code_is_the_configurations() {
     let echo = Echo::start().await;
-    let head = "[reload]\nwatch = false\n[drain]\ngrace = \"500ms\"\nclose_code = 4242";
+    let head =
+        "[reload]\nwatch = false\n[drain]\nhandover = false\ngrace = \"500ms\"\nclose_code = 4242";
     let gateway = Gateway::start(&configs::numbered(head, &[&echo.address], 1)).await;
     let mut client = Client::open(&gateway.ws_url("/")).await;
     gateway.edit(&configs::numbered(head, &[&echo.address], 2));

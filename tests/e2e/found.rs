@@ -96,7 +96,7 @@ async fn workers_can_be_taken_over_with_the_descriptors_that_a_reload_needs() {
     };
     let unix: Vec<String> = (0..10).map(|n| format!("unix:{{dir}}/{n}.sock")).collect();
     // Two of them are spare.
-    let mut gateway = Launch::new(&many(&unix)).descriptors(362).start().await;
+    let mut gateway = Launch::new(&many(&unix)).descriptors(422).start().await;
     gateway.kill_supervisor().await;
     let status = gateway.revive(1).await;
     assert_eq!(status.totals.workers_adopted, 30);

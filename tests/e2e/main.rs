@@ -19,8 +19,12 @@ mod demo;
 mod descriptors;
 mod dial;
 mod drain;
+mod fates;
 mod found;
 mod generations;
+mod handover;
+mod handover_reports;
+mod handover_silent;
 mod http;
 mod limits;
 mod lossless;
@@ -32,6 +36,7 @@ mod slots;
 mod timers;
 mod tunnels;
 mod watchdog;
+mod words;
 
 #[path = "../support/mod.rs"]
 mod support;

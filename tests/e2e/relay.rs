@@ -36,7 +36,7 @@ const MOST_SAID: u64 = 1 << 20;
 const LEFT: u64 = 60;
 
 /// What the client of a tunnel has heard, and the server.
-type Both = Result<[Heard; 2], String>;
+pub(crate) type Both = Result<[Heard; 2], String>;
 
 /// Both sides of a tunnel to their end.
 async fn talk<S>(number: u64, pair: Pair<S>, plan: Plan) -> Both
@@ -54,7 +54,7 @@ where
 
 /// Half of the tunnels talk in both directions at once; in the others one side listens to
 /// the other's end and speaks only then.
-fn manners(number: u64) -> [Manners; 2] {
+pub(crate) fn manners(number: u64) -> [Manners; 2] {
     match number % 4 {
         0 => [Manners::Both, Manners::ListensFirst],
         1 => [Manners::ListensFirst, Manners::Both],
@@ -63,7 +63,7 @@ fn manners(number: u64) -> [Manners; 2] {
 }
 
 /// What all sides have heard; each tunnel's failure, if there are any.
-async fn heard(mut talks: JoinSet<Both>) -> Vec<[Heard; 2]> {
+pub(crate) async fn heard(mut talks: JoinSet<Both>) -> Vec<[Heard; 2]> {
     let mut heard = Vec::new();
     let mut failures = Vec::new();
     while let Some(talk) = talks.join_next().await {
@@ -78,26 +78,19 @@ async fn heard(mut talks: JoinSet<Both>) -> Vec<[Heard; 2]> {
 
 /// Where every third tunnel goes: TCP's buffers are large and grow, those of Unix sockets
 /// are small and do not, and the gateway has to wait for them more often.
-struct Houses {
+pub(crate) struct Houses {
     tcp: Server,
     unix: Server<UnixListener>,
-    gateway: Gateway,
+    pub(crate) gateway: Gateway,
     _dir: TempDir,
 }
 
 impl Houses {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = TempDir::new().unwrap();
         let unix = Server::start_unix(&dir.path().join("server.sock"));
         let tcp = Server::start().await;
-        let gateway = Gateway::start(&format!(
-            "workers = 2\n{}[[listener]]\naddress = \"unix:{{dir}}/in.sock\"\n\
-             [[route]]\nupstream = \"tcp\"\n[[route]]\npath = \"/unix\"\nupstream = \"unix\"\n{}{}",
-            configs::LISTENER,
-            configs::upstream("tcp", &[&tcp.address]),
-            configs::upstream("unix", &[&unix.address]),
-        ))
-        .await;
+        let gateway = Gateway::start(&config(&tcp.address, &unix.address, 1)).await;
         Self {
             tcp,
             unix,
@@ -106,8 +99,13 @@ impl Houses {
         }
     }
 
+    /// A configuration that leads to the same, and differs for each number.
+    pub(crate) fn config(&self, number: u64) -> String {
+        config(&self.tcp.address, &self.unix.address, number)
+    }
+
     /// Opens the tunnel; it talks when it is polled.
-    async fn open(&self, number: u64, plan: Plan) -> BoxFuture<'static, Both> {
+    pub(crate) async fn open(&self, number: u64, plan: Plan) -> BoxFuture<'static, Both> {
         let Self {
             tcp, unix, gateway, ..
         } = self;
@@ -121,6 +119,17 @@ impl Houses {
             talk(number, pair, plan).boxed()
         }
     }
+}
+
+fn config(tcp: &str, unix: &str, number: u64) -> String {
+    format!(
+        "workers = 2\n[reload]\nwatch = false\n{}[[listener]]\naddress = \"unix:{{dir}}/in.sock\"\n\
+         [[route]]\nidle_timeout = \"{}m\"\nupstream = \"tcp\"\n[[route]]\npath = \"/unix\"\nupstream = \"unix\"\n{}{}",
+        configs::LISTENER,
+        number + 60,
+        configs::upstream("tcp", &[tcp]),
+        configs::upstream("unix", &[unix]),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -237,11 +237,12 @@ async fn workers_that_are_stuck_together_are_replaced_one_after_the_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_draining_worker_that_is_stuck_is_ended_and_not_replaced() {
     let echo = Echo::start().await;
-    let gateway = Gateway::start(&config(2, &echo)).await;
+    let config = config(2, &echo).replace("[watchdog]", "[drain]\nhandover = false\n[watchdog]");
+    let gateway = Gateway::start(&config).await;
     let client = Client::open(&gateway.ws_url("/")).await;
     gateway.holds(1).await;
     let old = gateway.tunnels().await[0].worker;
-    gateway.edit(&format!("{}\nretries = 1", config(2, &echo)));
+    gateway.edit(&format!("{config}\nretries = 1"));
     gateway.generation(2).await;
     process::signal(old, Signal::STOP);
     stuck(&gateway, 1).await;

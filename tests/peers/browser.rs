@@ -115,15 +115,16 @@ async fn two_tabs_chat_on_the_same_sockets_through_three_reloads() {
         "tunnels",
         "--json",
         "--generation",
-        "1",
+        "4",
     ])
     .await;
     let held: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(
-        held.as_array().unwrap().len(),
-        2,
-        "both tabs are held by the first generation"
-    );
+    let held = held.as_array().unwrap();
+    let moves: Vec<_> = held
+        .iter()
+        .map(|tunnel| tunnel["handovers"].as_u64())
+        .collect();
+    assert_eq!(moves, [Some(3); 2], "both have moved with each reload");
     tabs.close().await;
     assert!(std::fs::metadata(&screenshot).unwrap().len() > 10_000);
     assert!(demo.interrupt().await.success());

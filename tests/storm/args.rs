@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::plan::{Kind, Name};
+use crate::plan::{Handover, Kind, Name};
 
 /// What the storm is called among the tests.
 const NAME: &str = "storm";
@@ -40,6 +40,10 @@ pub(crate) struct Args {
     /// Only faults of these kinds.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) kinds: Vec<Kind>,
+
+    /// `drain.handover`: whether live tunnels move to the new workers at a reload.
+    #[arg(long, value_enum, default_value_t = Handover::On)]
+    pub(crate) handover: Handover,
 
     /// With `drain.generations` set to this.
     #[arg(long)]

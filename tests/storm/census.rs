@@ -13,7 +13,7 @@ use crate::gateway::Gateway;
 
 /// By how much the memory of the supervisor, and of a worker, may be larger at the end, in bytes. An allocator keeps what was
 /// needed once, though wsgate gives back what is in whole pages: what grows with faults must show.
-const MORE_MEMORY: [u64; 2] = [8 << 20, 4 << 20];
+pub(crate) const MORE_MEMORY: [u64; 2] = [8 << 20, 4 << 20];
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Census {
@@ -27,6 +27,8 @@ pub(crate) struct Census {
     /// Anonymous memory of the supervisor, and of its largest worker.
     pub(crate) memory: u64,
     pub(crate) worker_memory: u64,
+    /// Of all workers.
+    pub(crate) all_workers_memory: u64,
 }
 
 impl Census {
@@ -42,7 +44,9 @@ impl Census {
             for (kind, count) in descriptors(worker.pid)? {
                 *census.worker_descriptors.entry(kind).or_default() += count;
             }
-            census.worker_memory = census.worker_memory.max(memory(worker.pid)?);
+            let memory = memory(worker.pid)?;
+            census.worker_memory = census.worker_memory.max(memory);
+            census.all_workers_memory += memory;
         }
         Ok(census)
     }

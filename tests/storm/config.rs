@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::plan::Plan;
+use crate::plan::{Handover, Plan};
 
 /// What stays.
 #[derive(Clone, Debug)]
@@ -20,6 +20,9 @@ pub(crate) struct Site {
     /// Servers of the tunnels that stay, and those of short ones.
     pub(crate) steady: Vec<SocketAddr>,
     pub(crate) short: Vec<SocketAddr>,
+    /// The server of streams, where there are any.
+    pub(crate) stream: Option<SocketAddr>,
+    pub(crate) handover: Handover,
     pub(crate) grace: Duration,
     pub(crate) close_rate: u32,
     pub(crate) generations: Option<u32>,
@@ -38,6 +41,7 @@ pub(crate) struct Shape {
 /// The `Host` of requests, by which routes are told.
 pub(crate) const STEADY: &str = "steady.example";
 pub(crate) const SHORT: &str = "short.example";
+pub(crate) const STREAM: &str = "stream.example";
 
 impl Site {
     pub(crate) fn new(run: &Path, plan: &Plan, servers: &[SocketAddr]) -> Self {
@@ -52,6 +56,8 @@ impl Site {
             guest_path: run.join("guest.sock"),
             steady: steady.to_vec(),
             short: short.to_vec(),
+            stream: None,
+            handover: plan.handover,
             grace: Duration::from_secs(36_000),
             close_rate: plan.close_rate,
             generations: plan.generations,
@@ -77,6 +83,9 @@ impl Site {
             self.grace.as_secs(),
             self.close_rate
         ));
+        if self.handover == Handover::Off {
+            add("handover = false".to_owned());
+        }
         if let Some(generations) = self.generations {
             add(format!("generations = {generations}"));
         }
@@ -98,10 +107,13 @@ impl Site {
         {
             add(format!("[[listener]]\naddress = \"{address}\""));
         }
-        for (name, host, servers) in [
+        let stream: Vec<SocketAddr> = self.stream.into_iter().collect();
+        let all = [
             ("steady", STEADY, &self.steady),
             ("short", SHORT, &self.short),
-        ] {
+            ("stream", STREAM, &stream),
+        ];
+        for (name, host, servers) in all.into_iter().filter(|(.., it)| !it.is_empty()) {
             add(format!(
                 "[[route]]\nhost = \"{host}\"\nupstream = \"{name}\""
             ));

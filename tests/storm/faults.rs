@@ -2,6 +2,7 @@
 //! to settle. One that could not do its part is an error, never silently less.
 
 mod configs;
+mod handover;
 mod listeners;
 mod supervisor;
 mod workers;
@@ -10,6 +11,7 @@ use std::io;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use wsgate_protocol::admin::ServerState;
 
 use crate::gateway::{Gateway, SETTLE};
@@ -75,6 +77,11 @@ impl<'a> Faults<'a> {
             Kind::KillSupervisorBadFile => self.kill_supervisor(true)?,
             Kind::Drain => self.toggle_server()?,
             Kind::Close => self.close_some(&mut numbers)?,
+            Kind::KillMidHandover => return self.hit_mid_handover(&mut numbers, Signal::KILL),
+            Kind::StopMidHandover => return self.hit_mid_handover(&mut numbers, Signal::STOP),
+            Kind::CrashMidHandover => return self.crash_mid_handover(&mut numbers),
+            Kind::ReloadTwice => self.reload_twice(&mut numbers)?,
+            Kind::KillSupervisorMidHandover => self.kill_supervisor_mid_handover(&mut numbers)?,
         }
         Ok(true)
     }

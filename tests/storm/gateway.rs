@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
@@ -16,6 +17,7 @@ use wsgate_protocol::admin::{
 
 use crate::config::{Shape, Site};
 use crate::keeper::Keeper;
+use crate::plan::Handover;
 use crate::wait::until;
 
 /// For an answer of the admin socket: a reload may take 10 s to fail.
@@ -24,6 +26,9 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// From a start until clients are served, and from a stop to the end of the last process, on a busy machine.
 const START: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(30);
+
+/// In the directory of the configuration: what debug builds of wsgate are to do wrong.
+const HOOKS: &str = "hooks";
 
 /// For a gateway to settle after a fault.
 pub(crate) const SETTLE: Duration = Duration::from_secs(60);
@@ -118,20 +123,7 @@ impl Gateway {
 
     /// One call of the admin API.
     pub(crate) fn call(&self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
-        let mut stream = UnixStream::connect(self.site.run.join("admin.sock"))?;
-        stream.set_read_timeout(Some(ANSWER))?;
-        let length = body.len();
-        // In HTTP/1.0 the answer ends with the connection (RFC 9112 section 6.3), and is not chunked.
-        let head = format!("{method} {path} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n");
-        stream.write_all((head + body).as_bytes())?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
-        let status = wsgate_load::handshake::Head(&answer).status();
-        match (status, end) {
-            (Some(status), Some(end)) => Ok(Answer(status, answer.split_off(end + 4))),
-            _ => Err(io::Error::other(format!("{method} {path}: no answer"))),
-        }
+        call(&self.site.run, method, path, body)
     }
 
     pub(crate) fn status(&self) -> io::Result<Status> {
@@ -142,6 +134,11 @@ impl Gateway {
     pub(crate) fn tunnels(&self, worker: u32) -> io::Result<Vec<Tunnel>> {
         let query = format!("/v1/tunnels?worker={worker}&upstream=steady");
         self.call("GET", &query, "")?.json()
+    }
+
+    /// All tunnels.
+    pub(crate) fn all_tunnels(&self) -> io::Result<Vec<Tunnel>> {
+        self.call("GET", "/v1/tunnels", "")?.json()
     }
 
     /// Closes a tunnel, as the operator does.
@@ -155,12 +152,19 @@ impl Gateway {
         self.call("POST", "/v1/reload", "")
     }
 
+    /// Asks for a reload in a thread of its own; the answer, or that there is none.
+    pub(crate) fn reload_aside(&self) -> JoinHandle<io::Result<Answer>> {
+        let run = self.site.run.clone();
+        thread::spawn(move || call(&run, "POST", "/v1/reload", ""))
+    }
+
     /// Writes the file and asks for a reload, which must go well.
     pub(crate) fn take(&mut self, shape: Shape) -> io::Result<()> {
         self.write(shape)?;
         match self.reload()?.json()? {
             ReloadOutcome::Reloaded(_) | ReloadOutcome::Unchanged(_) => Ok(()),
             ReloadOutcome::Failed { message, .. } => Err(io::Error::other(message)),
+            other => Err(io::Error::other(format!("{other:?}"))),
         }
     }
 
@@ -184,6 +188,16 @@ impl Gateway {
         let new = self.dir.join("wsgate.toml.new");
         fs::write(&new, text)?;
         fs::rename(new, self.dir.join("wsgate.toml"))
+    }
+
+    /// Whether it is a debug build, as far as is known: of this build.
+    pub(crate) fn has_hooks(&self) -> bool {
+        cfg!(debug_assertions) && self.program == Path::new(env!("CARGO_BIN_EXE_wsgate"))
+    }
+
+    /// Tells workers of a debug build what to do wrong from now on.
+    pub(crate) fn hook(&self, text: &str) -> io::Result<()> {
+        fs::write(self.dir.join(HOOKS), text)
     }
 
     /// Takes the first steady server out or puts it in again. Its tunnels may stay for longer than any storm.
@@ -241,7 +255,10 @@ impl Gateway {
         };
         let tunnels: u64 = servers().map(|it| it.tunnels).sum();
         let server = servers().next().map(|it| it.state);
+        let old = status.generations.len().saturating_sub(1 + starting);
         let problems = [
+            (self.site.handover == Handover::On && old > 0)
+                .then(|| format!("{old} old generations are left")),
             (status.state != GatewayState::Running).then(|| format!("{:?}", status.state)),
             (own != slots).then(|| format!("{own} of {slots} workers are active")),
             (starting > 0).then(|| "a generation is starting".to_owned()),
@@ -334,6 +351,24 @@ impl Drop for Gateway {
     }
 }
 
+/// One call of the admin API of the gateway with this runtime directory.
+fn call(run: &Path, method: &str, path: &str, body: &str) -> io::Result<Answer> {
+    let mut stream = UnixStream::connect(run.join("admin.sock"))?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    let length = body.len();
+    // In HTTP/1.0 the answer ends with the connection (RFC 9112 section 6.3), and is not chunked.
+    let head = format!("{method} {path} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all((head + body).as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    let status = wsgate_load::handshake::Head(&answer).status();
+    match (status, end) {
+        (Some(status), Some(end)) => Ok(Answer(status, answer.split_off(end + 4))),
+        _ => Err(io::Error::other(format!("{method} {path}: no answer"))),
+    }
+}
+
 /// Whether sockets are served that no slot or listener has any more. A version that has no such state has no such field.
 fn retiring(status: &serde_json::Value) -> bool {
     let listeners = status["listeners"].as_array().into_iter().flatten();
@@ -353,6 +388,7 @@ fn spawn(program: &Path, dir: &Path, group: u32) -> io::Result<Child> {
         .arg(dir.join("wsgate.toml"))
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
+        .env("WSGATE_TEST_HOOKS", dir.join(HOOKS))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -1,7 +1,8 @@
 //! Who broke what: every end of a tunnel that its client did not want is laid to one fault that named it, or to none.
 //!
 //! A fault that kills a worker names before which steady tunnels it holds: exactly those must end, by a reset or a FIN,
-//! at that moment. Short tunnels come and go too fast to be named: one that a kill may have broken was begun before the
+//! at that moment. In the midst of a handover nobody outside can know which tunnels a worker holds: there those that it held before, or that were on
+//! their way to it, may end, and no others. Short tunnels come and go too fast to be named: one that a kill may have broken was begun before the
 //! worker was gone, had not ended before the kill, and ended within [`LATE`] of it. (A connection that the worker had
 //! accepted dies with it, and its handshake with it.) None may ever be refused, or wait in vain.
 
@@ -25,8 +26,12 @@ pub(crate) struct Break {
     pub(crate) listed: Duration,
     pub(crate) from: Duration,
     pub(crate) gone: Duration,
-    /// The steady tunnels that it held.
+    /// The steady tunnels that it held: all of them end.
     pub(crate) tunnels: Vec<SocketAddr>,
+    /// Those that it held, or that were on their way to it, in the midst of a handover: they may end.
+    pub(crate) moving: Vec<SocketAddr>,
+    /// So many of these at most.
+    pub(crate) most: usize,
     /// They are closed with this code, and their worker lives on.
     pub(crate) close: Option<u16>,
 }
@@ -37,6 +42,9 @@ pub(crate) struct Verdict {
     /// Steady tunnels that faults named, and those of them that ended so.
     pub(crate) named: u64,
     pub(crate) broken: u64,
+    /// Those that were in the midst of a handover, and those of them that ended.
+    pub(crate) moving: u64,
+    pub(crate) broken_moving: u64,
     /// By fault.
     pub(crate) by_fault: BTreeMap<usize, u64>,
     /// Messages in flight on them.
@@ -67,6 +75,7 @@ pub(crate) fn judge(seen: &Seen, breaks: &[Break], leave: Leave) -> Verdict {
     let named = breaks.iter().map(|one| one.tunnels.len() as u64).sum();
     let mut verdict = Verdict {
         named,
+        moving: breaks.iter().map(|one| one.moving.len() as u64).sum(),
         ..Verdict::default()
     };
     for ending in &seen.steady.endings {
@@ -76,6 +85,15 @@ pub(crate) fn judge(seen: &Seen, breaks: &[Break], leave: Leave) -> Verdict {
         match breaks.iter().any(|one| one.may_have_cut(ending)) {
             true => verdict.short += 1,
             false => verdict.cannot_explain("new connection", ending),
+        }
+    }
+    for one in breaks.iter().filter(|one| !one.moving.is_empty()) {
+        let broken = verdict.by_fault.get(&one.fault).copied().unwrap_or(0);
+        if broken > one.most as u64 && !leave.overlap {
+            let first = format!("fault {}: {broken} broke, {} may", one.fault, one.most);
+            let kind = "tunnels that were with another worker".to_owned();
+            let all = verdict.unexplained.entry(kind).or_insert((0, first));
+            all.0 += broken - one.most as u64;
         }
     }
     if verdict.broken != named && !leave.overlap {
@@ -94,8 +112,12 @@ impl Verdict {
         if leave.closes && code(1012) {
             self.closed += 1;
             self.unanswered_closed += ending.unanswered;
-        } else if let Some(one) = breaks.iter().find(|one| one.named(ending)) {
-            self.broken += 1;
+        } else if let Some(one) = breaks.iter().rfind(|one| one.named(ending)) {
+            // The last of them: a tunnel that one may have broken can have lived on until the next.
+            match one.was_moving(ending) {
+                true => self.broken_moving += 1,
+                false => self.broken += 1,
+            }
             self.unanswered += ending.unanswered;
             *self.by_fault.entry(one.fault).or_default() += 1;
         } else if leave.overlap && breaks.iter().any(|one| one.may_have_cut(ending)) {
@@ -115,10 +137,14 @@ impl Verdict {
 impl Break {
     fn named(&self, ending: &Ending) -> bool {
         let held = ending.opened && ending.began <= self.listed;
-        held && self.is_cut(ending)
-            && ending
-                .local
-                .is_some_and(|local| self.tunnels.contains(&local))
+        let is_one = |local| self.tunnels.contains(local) || self.moving.contains(local);
+        held && self.is_cut(ending) && ending.local.as_ref().is_some_and(is_one)
+    }
+
+    fn was_moving(&self, ending: &Ending) -> bool {
+        ending
+            .local
+            .is_some_and(|local| self.moving.contains(&local))
     }
 
     /// Whether the worker that was killed may have held it.

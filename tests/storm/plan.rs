@@ -23,8 +23,19 @@ pub(crate) enum Name {
     Stop,
     /// The supervisor is killed, and started again after two seconds.
     Supervisor,
+    /// 50 reloads under tunnels that idle, ping and stream, and the same time without.
+    Moves,
     /// The long ones one after the other, `faults` with six seeds.
     All,
+}
+
+/// Whether tunnels move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Handover {
+    /// A reload moves them to the new workers.
+    On,
+    /// They stay where they are, and drain.
+    Off,
 }
 
 /// The kinds of faults.
@@ -38,7 +49,7 @@ pub(crate) enum Kind {
     File,
     /// SIGKILL for a worker that accepts.
     KillActive,
-    /// SIGKILL for a worker of an old generation.
+    /// SIGKILL for a worker of an old generation; where tunnels move none is left.
     KillDraining,
     /// SIGSTOP for a worker.
     Stop,
@@ -64,6 +75,16 @@ pub(crate) enum Kind {
     Drain,
     /// The operator closes some tunnels.
     Close,
+    /// A reload, and SIGKILL for an old or a new worker in the midst of it.
+    KillMidHandover,
+    /// The same with SIGSTOP.
+    StopMidHandover,
+    /// A reload in which a worker crashes at a step of the handover; debug builds only.
+    CrashMidHandover,
+    /// Two reloads, one right after the other.
+    ReloadTwice,
+    /// A reload, and SIGKILL for the supervisor in the midst of it.
+    KillSupervisorMidHandover,
 }
 
 /// All that this version of wsgate is to stand.
@@ -84,6 +105,11 @@ const ALL: &[Kind] = &[
     Kind::KillSupervisorBadFile,
     Kind::Drain,
     Kind::Close,
+    Kind::KillMidHandover,
+    Kind::StopMidHandover,
+    Kind::CrashMidHandover,
+    Kind::ReloadTwice,
+    Kind::KillSupervisorMidHandover,
 ];
 
 /// The seeds of [`Name::All`], besides the one that is given.
@@ -109,6 +135,7 @@ pub(crate) struct Plan {
     /// No new fault after this time.
     pub(crate) limit: Option<Duration>,
     pub(crate) overlap: bool,
+    pub(crate) handover: Handover,
     pub(crate) generations: Option<u32>,
     pub(crate) close_rate: u32,
     pub(crate) watchdog: Option<Duration>,
@@ -125,45 +152,88 @@ pub(crate) struct Step {
     pub(crate) numbers: Numbers,
 }
 
+/// What a storm may have besides its name and its seed.
+#[derive(Clone, Copy, Debug)]
+struct Variant {
+    handover: Handover,
+    generations: Option<u32>,
+    held: Option<u32>,
+}
+
 impl Plan {
     /// The storms that these arguments ask for.
     pub(crate) fn all(args: &Args) -> Vec<Self> {
-        if args.plan != Name::All {
-            return vec![Self::new(
-                args,
-                args.plan,
-                args.seed,
-                args.generations,
-                args.held,
-            )];
+        let variant = Variant {
+            handover: args.handover,
+            generations: args.generations,
+            held: args.held,
+        };
+        match args.plan {
+            Name::All => Self::long(args),
+            Name::Short if args.kinds.is_empty() && args.handover == Handover::On => vec![
+                Self::new(args, Name::Short, args.seed, variant),
+                Self::moves(args),
+            ],
+            name => vec![Self::new(args, name, args.seed, variant)],
         }
-        let one = |name, seed| Self::new(args, name, seed, None, None);
+    }
+
+    fn long(args: &Args) -> Vec<Self> {
+        let usual = Variant {
+            handover: args.handover,
+            generations: None,
+            held: None,
+        };
+        let one = |name, seed| Self::new(args, name, seed, usual);
+        let stay = Variant {
+            handover: Handover::Off,
+            ..usual
+        };
+        let few = Variant {
+            generations: Some(4),
+            ..stay
+        };
+        let held = Variant {
+            held: Some(50),
+            ..usual
+        };
         let mut plans = vec![
+            one(Name::Moves, args.seed),
             one(Name::Reloads, args.seed),
-            Self::new(args, Name::Reloads, args.seed, Some(4), None),
+            Self::new(args, Name::Reloads, args.seed, stay),
+            Self::new(args, Name::Reloads, args.seed, few),
             one(Name::Slots, args.seed),
-            Self::new(args, Name::Slots, args.seed, None, Some(50)),
+            Self::new(args, Name::Slots, args.seed, held),
             one(Name::Stop, args.seed),
             one(Name::Supervisor, args.seed),
             one(Name::Faults, args.seed),
+            Self::new(args, Name::Faults, args.seed, stay),
         ];
         plans.extend(SEEDS.map(|seed| one(Name::Faults, seed)));
         plans
     }
 
-    fn new(
-        args: &Args,
-        name: Name,
-        seed: u64,
-        generations: Option<u32>,
-        held: Option<u32>,
-    ) -> Self {
+    /// The little one of [`Name::Moves`] that goes with [`Name::Short`].
+    fn moves(args: &Args) -> Self {
+        let variant = Variant {
+            handover: args.handover,
+            generations: None,
+            held: None,
+        };
+        let mut plan = Self::new(args, Name::Moves, args.seed, variant);
+        plan.tunnels = SHORT_MOVES.0;
+        plan.steps.truncate(SHORT_MOVES.1);
+        plan
+    }
+
+    fn new(args: &Args, name: Name, seed: u64, variant: Variant) -> Self {
         let usual = usual(name);
         let mut plan = Self {
             name,
             seed,
-            generations,
-            held,
+            handover: variant.handover,
+            generations: variant.generations,
+            held: variant.held,
             tunnels: args.tunnels.unwrap_or(usual.tunnels),
             messages: 0.0,
             // A kill names the tunnels that will break; none may come or go at that moment.
@@ -182,14 +252,14 @@ impl Plan {
         if name == Name::Reloads {
             plan.spread = plan.limit.take().or(Some(RELOADS_TIME));
         }
-        let kinds = if args.kinds.is_empty() {
-            usual.kinds
-        } else {
-            &args.kinds
+        let mut kinds = match args.kinds.is_empty() {
+            true => usual.kinds.to_vec(),
+            false => args.kinds.clone(),
         };
-        plan.steps = steps(name, kinds, count, seed);
-        let stops = plan.steps.iter().any(|step| step.kind == Kind::Stop);
-        plan.watchdog = stops.then_some(WATCHDOG);
+        kinds.retain(|kind| kind.can_be(variant.handover));
+        plan.steps = steps(name, &kinds, count, seed);
+        let stops = [Kind::Stop, Kind::StopMidHandover];
+        plan.watchdog = stops.iter().any(|kind| plan.has(*kind)).then_some(WATCHDOG);
         plan
     }
 
@@ -211,6 +281,9 @@ const WATCHDOG: Duration = Duration::from_secs(2);
 /// 136 reloads come in this time: a rate reported from production.
 const RELOADS_TIME: Duration = Duration::from_secs(600);
 
+/// Tunnels and reloads of the little one.
+const SHORT_MOVES: (u32, usize) = (200, 5);
+
 struct Usual {
     tunnels: u32,
     rate: f64,
@@ -221,7 +294,7 @@ struct Usual {
 
 const fn usual(name: Name) -> Usual {
     let (tunnels, rate, slots, faults, kinds): (_, _, _, _, &[Kind]) = match name {
-        Name::Short => (200, 40.0, 2, 18, ALL),
+        Name::Short => (200, 40.0, 2, 24, ALL),
         Name::Reloads => (2_000, 200.0, 2, 136, &[Kind::Reload]),
         Name::Slots => (500, 2_000.0, 1, 30, &[Kind::Slots]),
         Name::Stop => (1_000, 200.0, 2, 5, &[Kind::Stop]),
@@ -232,6 +305,7 @@ const fn usual(name: Name) -> Usual {
             2,
             &[Kind::KillSupervisor, Kind::KillSupervisorBadFile],
         ),
+        Name::Moves => (2_000, 0.0, 2, 50, &[Kind::Reload]),
         Name::Faults | Name::All => (1_000, 200.0, 2, 200, ALL),
     };
     Usual {
@@ -266,6 +340,19 @@ fn steps(name: Name, kinds: &[Kind], count: usize, seed: u64) -> Vec<Step> {
 }
 
 impl Kind {
+    /// Whether there can be one.
+    const fn can_be(self, handover: Handover) -> bool {
+        match self {
+            Self::KillDraining => matches!(handover, Handover::Off),
+            Self::KillMidHandover
+            | Self::StopMidHandover
+            | Self::CrashMidHandover
+            | Self::ReloadTwice
+            | Self::KillSupervisorMidHandover => matches!(handover, Handover::On),
+            _ => true,
+        }
+    }
+
     /// What reports call it: as on the command line.
     pub(crate) fn name(self) -> String {
         let value = self.to_possible_value();
@@ -285,6 +372,9 @@ impl fmt::Display for Plan {
             self.tunnels,
             self.rate
         )?;
+        if self.handover == Handover::Off {
+            f.write_str(", drain.handover = false")?;
+        }
         if let Some(generations) = self.generations {
             write!(f, ", drain.generations = {generations}")?;
         }

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::census::Census;
 use crate::crowd::Seen;
 use crate::judge::Verdict;
+use crate::moves::Figures;
 use crate::plan::{Kind, Plan};
 use crate::storm::Rows;
 
@@ -39,6 +40,8 @@ pub(crate) struct Report {
     verdict: Verdict,
     /// At the beginning and at the end.
     pub(crate) census: Option<(Census, Census)>,
+    /// Of the plan `moves`.
+    pub(crate) moves: Option<Figures>,
     pub(crate) notes: Vec<String>,
     /// Why the storm has failed.
     pub(crate) failures: Vec<String>,
@@ -63,6 +66,7 @@ impl Report {
             short: wsgate_load::report::Report::default(),
             verdict: Verdict::default(),
             census: None,
+            moves: None,
             notes: Vec::new(),
             failures: Vec::new(),
         }
@@ -114,7 +118,7 @@ impl Report {
         format!(
             "{faults} faults, {} messages, {} tunnels broken by them, {} failures",
             self.steady.messages + self.short.messages,
-            self.verdict.broken,
+            self.verdict.broken + self.verdict.broken_moving,
             self.failures.len()
         )
     }
@@ -139,8 +143,9 @@ impl Report {
             "seconds": self.took.as_secs_f64(), "faults": rows,
             "tunnels": fleet(&self.steady), "new_connections": fleet(&self.short),
             "named": verdict.named, "broken": verdict.broken, "unnamed": verdict.unnamed,
+            "moving": verdict.moving, "broken_moving": verdict.broken_moving,
             "cut_with_a_worker": verdict.short, "closed": verdict.closed,
-            "census": self.census, "notes": self.notes, "failures": self.failures,
+            "census": self.census, "moves": self.moves, "notes": self.notes, "failures": self.failures,
         })
         .to_string()
     }
@@ -178,9 +183,11 @@ impl Report {
         )?;
         writeln!(
             f,
-            "  tunnels           {} named by faults, {} broke with {} messages in flight; {} closed with 1012 ({} in flight)",
+            "  tunnels           {} named by faults, {} broke; {} on their way when a worker died, {} broke; {} messages in flight on them; {} closed with 1012 ({} in flight)",
             verdict.named,
             verdict.broken,
+            verdict.moving,
+            verdict.broken_moving,
             verdict.unanswered,
             verdict.closed,
             verdict.unanswered_closed
@@ -247,6 +254,9 @@ impl fmt::Display for Report {
         )?;
         self.faults(f)?;
         self.load(f)?;
+        if let Some(moves) = &self.moves {
+            moves.fmt(f)?;
+        }
         self.census(f)?;
         for note in &self.notes {
             writeln!(f, "  note              {note}")?;

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use wsgate_load::stream::Streams;
 
 use crate::args::Args;
 use crate::census::{self, Census};
@@ -15,7 +16,8 @@ use crate::crowd::{Crowd, Seen, Servers};
 use crate::faults::Faults;
 use crate::gateway::Gateway;
 use crate::judge::{Leave, judge};
-use crate::plan::{Kind, Name, Plan};
+use crate::moves;
+use crate::plan::{Handover, Kind, Name, Plan};
 use crate::report::{Report, Row};
 use crate::room::Room;
 use crate::wait::pass;
@@ -56,11 +58,18 @@ fn blow(args: &Args, plan: &Plan, dir: &TempDir, report: &mut Report) -> io::Res
             .push("left out: a full disk, which takes a mount namespace".to_owned());
     }
     let servers = Servers::start()?;
-    let site = Site::new(&run, plan, servers.addresses());
+    let mut site = Site::new(&run, plan, servers.addresses());
+    let streams = (plan.name == Name::Moves).then(moves::streams);
+    let streams = streams.transpose()?;
+    site.stream = streams.as_ref().map(Streams::address);
     let site = known(args, dir, site, report)?;
     let mut gateway = Gateway::start(&args.wsgate, dir.path(), site, plan.slots)?;
     report.version = gateway.status()?.version;
-    let blown = blow_at(plan, &mut gateway, room.as_ref(), report);
+    let blown = match streams {
+        None => blow_at(plan, &mut gateway, room.as_ref(), report),
+        Some(streams) => moves::blow(plan, &mut gateway, streams, report)
+            .and_then(|before| count(&mut gateway, before, report)),
+    };
     let log = gateway.log();
     if let Some(line) = log.lines().find(|line| line.contains("panicked")) {
         report.failures.push(format!("wsgate panicked: {line}"));
@@ -124,7 +133,8 @@ fn blow_at(
     let seen = crowd.finish()?;
     tell(plan, report, &seen);
     let leave = Leave {
-        closes: plan.generations.is_some(),
+        // Where tunnels move no old generation holds any.
+        closes: plan.generations.is_some() && plan.handover == Handover::Off,
         overlap: plan.overlap,
     };
     report.judged(judge(&seen, &breaks, leave));

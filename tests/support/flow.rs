@@ -45,9 +45,18 @@ pub(crate) struct Flood {
 
 impl Flood {
     pub(crate) fn start(flow: Flow) -> Self {
+        Self::paced(flow, PAUSE)
+    }
+
+    /// As fast as it can.
+    pub(crate) fn rush(flow: Flow) -> Self {
+        Self::paced(flow, Duration::ZERO)
+    }
+
+    fn paced(flow: Flow, pause: Duration) -> Self {
         let said = Arc::new(AtomicU64::new(0));
         let enough = Arc::new(Notify::new());
-        let writing = write(flow.clone(), Arc::clone(&said), Arc::clone(&enough));
+        let writing = write(flow.clone(), pause, Arc::clone(&said), Arc::clone(&enough));
         Self {
             flow,
             said,
@@ -94,14 +103,17 @@ impl Flood {
     }
 }
 
-async fn write(flow: Flow, said: Arc<AtomicU64>, enough: Arc<Notify>) {
+async fn write(flow: Flow, pause: Duration, said: Arc<AtomicU64>, enough: Arc<Notify>) {
     let Flow {
         from, mut script, ..
     } = flow;
     let mut piece = vec![0; PIECE];
-    let mut pace = interval(PAUSE);
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    // An interval of nothing is none.
+    let mut pace = (!pause.is_zero()).then(|| interval(pause));
+    if let Some(pace) = &mut pace {
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    while !script.is_over() {
         let count = script.fill(&mut piece);
         let mut rest = &piece[..count];
         while !rest.is_empty() {
@@ -112,7 +124,9 @@ async fn write(flow: Flow, said: Arc<AtomicU64>, enough: Arc<Notify>) {
                     rest = &rest[taken..];
                 }
             }
-            pace.tick().await;
+            if let Some(pace) = &mut pace {
+                pace.tick().await;
+            }
         }
     }
 }

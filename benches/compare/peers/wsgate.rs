@@ -19,6 +19,7 @@ pub(super) fn config(site: &Site<'_>, change: u32) -> String {
     let grace = site
         .shutdown_limit()
         .map_or_else(String::new, |seconds| format!("grace = \"{seconds}s\"\n"));
+    let handover = site.setup.handover;
     format!(
         "workers = {workers}
 
@@ -36,6 +37,7 @@ servers = [{}]
 watch = false
 
 [drain]
+handover = {handover}
 {grace}close_rate = {}
 
 [stop]

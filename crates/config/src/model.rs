@@ -92,11 +92,57 @@ pub enum LogFormat {
 pub struct Reload {
     /// Reload by itself when the file, or one that it includes, changes.
     pub watch: bool,
+    /// A reload by itself that would drain a larger share of the tunnels than this is held back.
+    pub max_drained: Share,
+}
+
+/// A part of a whole, from none to all of it. Exact: in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Share(u32);
+
+impl Share {
+    /// All of it.
+    pub const ALL: Self = Self(1_000_000);
+
+    /// `None` if it is more than all.
+    #[must_use]
+    pub const fn from_millionths(millionths: u32) -> Option<Self> {
+        if millionths > Self::ALL.0 {
+            return None;
+        }
+        Some(Self(millionths))
+    }
+
+    /// From 0 to 1.
+    #[must_use]
+    pub fn as_fraction(self) -> f64 {
+        f64::from(self.0) / f64::from(Self::ALL.0)
+    }
+
+    /// Whether `part` is more than this share of `whole`.
+    #[must_use]
+    pub const fn is_exceeded(self, part: u64, whole: u64) -> bool {
+        part as u128 * Self::ALL.0 as u128 > whole as u128 * self.0 as u128
+    }
+}
+
+/// As it is configured: `0.5%`.
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, rest) = (self.0 / 10_000, self.0 % 10_000);
+        if rest == 0 {
+            return write!(f, "{whole}%");
+        }
+        let rest = format!("{rest:04}");
+        write!(f, "{whole}.{}%", rest.trim_end_matches('0'))
+    }
 }
 
 /// `[drain]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
+    /// At a reload live tunnels move to the new workers; else they stay where they are and drain.
+    pub handover: bool,
     /// How long a tunnel of an old generation may stay.
     pub grace: Duration,
     /// Tunnels closed per second at most; at least 1.

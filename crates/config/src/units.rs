@@ -1,7 +1,8 @@
-//! Durations (`"10m"`) and sizes (`"16KiB"`).
+//! Durations (`"10m"`), sizes (`"16KiB"`) and shares (`"5%"`).
 
 use std::time::Duration;
 
+use crate::Share;
 use crate::error::Complaint;
 
 /// More is a slip, and would overflow a deadline somewhere.
@@ -92,6 +93,46 @@ fn factor(unit: &str) -> Option<u64> {
     }
 }
 
+/// What a share may be.
+pub(crate) const A_SHARE: &str =
+    "write a percentage from \"0%\" to \"100%\", as \"5%\" or \"0.5%\"";
+
+/// A percentage, with at most four digits behind the point.
+pub(crate) fn share(text: &str) -> Result<Share, Complaint> {
+    let wrong = || Complaint::new(format!("`{text}` is not a percentage"), A_SHARE);
+    let Some(number) = text.strip_suffix('%') else {
+        return Err(match share(&format!("{text}%")) {
+            Ok(_) => Complaint::new(
+                format!("`{text}` has no percent sign"),
+                format!("write \"{text}%\""),
+            ),
+            Err(_) => wrong(),
+        });
+    };
+    let (whole, rest) = match number.split_once('.') {
+        Some((whole, rest)) if !rest.is_empty() => (whole, rest),
+        Some(_) => return Err(wrong()),
+        None => (number, ""),
+    };
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(rest) {
+        return Err(wrong());
+    }
+    if rest.len() > 4 {
+        let message = format!("`{text}` has more than four digits behind the point");
+        return Err(Complaint::new(message, A_SHARE));
+    }
+    let millionths = || {
+        let whole: u32 = whole.parse().ok()?;
+        let rest: u32 = format!("{rest:0<4}").parse().ok()?;
+        whole.checked_mul(10_000)?.checked_add(rest)
+    };
+    let too_much = || Complaint::new(format!("`{text}` is more than 100%"), A_SHARE);
+    millionths()
+        .and_then(Share::from_millionths)
+        .ok_or_else(too_much)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,11 +191,59 @@ mod tests {
         assert!(size("").is_err());
     }
 
+    #[test]
+    fn shares_are_exact() {
+        for text in ["0%", "0.5%", "5%", "33.3333%", "99.9999%", "100%"] {
+            assert_eq!(share(text).unwrap().to_string(), text);
+        }
+        assert_eq!(share("5.00%").unwrap().to_string(), "5%");
+        assert_eq!(share("100%"), Ok(Share::ALL));
+        let five = share("5%").unwrap();
+        assert!(!five.is_exceeded(50, 1000) && five.is_exceeded(51, 1000));
+        assert!(!five.is_exceeded(0, 0));
+        let none = share("0%").unwrap();
+        assert!(!none.is_exceeded(0, 7) && none.is_exceeded(1, u64::MAX));
+        assert!(!Share::ALL.is_exceeded(u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn wrong_shares_say_what_to_write() {
+        assert_eq!(help(share("5")), "write \"5%\"");
+        assert_eq!(help(share("0.5")), "write \"0.5%\"");
+        for text in [
+            "",
+            "%",
+            "half",
+            "-1%",
+            "5 %",
+            "1e1%",
+            ".5%",
+            "5.%",
+            "101%",
+            "100.0001%",
+        ] {
+            assert!(help(share(text)).contains("\"100%\""), "{text}");
+        }
+        assert!(
+            share("99999999999%")
+                .unwrap_err()
+                .message
+                .contains("more than 100%")
+        );
+        assert!(
+            share("0.00001%")
+                .unwrap_err()
+                .message
+                .contains("four digits")
+        );
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_them_panic(text in "\\PC{0,40}|[0-9]{0,21}[a-zM]{0,3}( ?[0-9]{1,20}[a-z]{1,2}){0,3}") {
             let _ = duration(&text, Duration::ZERO);
             let _ = size(&text);
+            let _ = share(&text);
         }
     }
 }

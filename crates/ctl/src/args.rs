@@ -66,15 +66,17 @@ pub enum Command {
     /// Client and server get a Close frame. Returns when the closes have begun. A tunnel
     /// that is refused does not keep the others open.
     Close(CloseArgs),
-    /// Start a new generation with the configuration on disk
+    /// Make the configuration on disk take effect; live tunnels move along
     ///
-    /// Returns when the new generation is active. A configuration with mistakes
-    /// changes nothing, and all its mistakes are shown.
-    Reload {
-        /// Wait until all older generations are gone
-        #[arg(long)]
-        wait_drained: bool,
-    },
+    /// Returns when a new generation is active and the live tunnels have moved to it. Tunnels whose
+    /// route or server is gone are drained: they have until the end of `drain.grace`. A configuration with
+    /// mistakes changes nothing, and all its mistakes are shown.
+    Reload(ReloadArgs),
+    /// Print what happens, a line each, until Ctrl-C
+    ///
+    /// Reloads, generations, workers, servers' states, the stop. With --json a JSON object a line. Ends
+    /// with exit code 3 when the supervisor ends.
+    Events,
     /// Stop wsgate: no new clients, and tunnels have until their deadline
     Stop {
         /// Close the tunnels now
@@ -100,6 +102,20 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// How to reload.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct ReloadArgs {
+    /// Wait until all older generations are gone, and all tunnels that are drained
+    #[arg(long)]
+    pub wait_drained: bool,
+    /// Change nothing: show how many tunnels would be kept and drained, and why
+    #[arg(long, conflicts_with_all = ["wait_drained", "force"])]
+    pub dry_run: bool,
+    /// Reload although `reload.max_drained` holds it back
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Which tunnels to list: those that match all that is given.
@@ -348,7 +364,8 @@ mod tests {
     #[test]
     fn what_is_not_built_is_wrong_usage() {
         for line in [
-            "reload --dry-run",
+            "reload --dry-run --force",
+            "reload --dry-run --wait-drained",
             "drain a/b --wait",
             "upgrade",
             "close --server a",

@@ -205,7 +205,10 @@ async fn refusal(response: Response<Incoming>) -> Result<CtlError, CtlError> {
     let status = response.status();
     let json = response.into_body().collect().await?.to_bytes().to_vec();
     Ok(match serde_json::from_slice::<ErrorBody>(&json) {
-        Ok(ErrorBody { error }) => CtlError::Refused { error, json },
+        Ok(ErrorBody { error }) => CtlError::Refused {
+            error: Box::new(error),
+            json,
+        },
         Err(_) => CtlError::NoErrorBody { status, body: json },
     })
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::StatusCode;
-use wsgate_protocol::admin::ApiError;
+use wsgate_protocol::admin::{ApiError, UnjudgedWorker};
 
 use crate::args::{Command, CtlArgs};
 use crate::console::Console;
@@ -38,7 +38,7 @@ pub(crate) enum CtlError {
     #[error("the supervisor ended the connection without a full answer: {0}")]
     Broken(#[from] hyper::Error),
     #[error("{}", .error.message)]
-    Refused { error: ApiError, json: Vec<u8> },
+    Refused { error: Box<ApiError>, json: Vec<u8> },
     #[error("the reload failed: {message}")]
     ReloadFailed {
         message: String,
@@ -55,6 +55,13 @@ pub(crate) enum CtlError {
     },
     #[error("these workers did not answer within 1 s, their tunnels are not listed: {pids}")]
     Incomplete { pids: String },
+    #[error(
+        "these workers did not answer within 1 s, their tunnels are not judged: {}",
+        pids(workers)
+    )]
+    Unjudged { workers: Vec<UnjudgedWorker> },
+    #[error("the supervisor has ended, at {at}")]
+    StreamEnded { at: String },
     #[error("{refused} of {of} tunnels were not closed")]
     NotClosed { refused: usize, of: usize },
     #[error("not a valid request: {0}")]
@@ -73,7 +80,7 @@ impl CtlError {
     /// As admin.md of the design and `wsctl --help` list them.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::NoSupervisor { .. } => 3,
+            Self::NoSupervisor { .. } | Self::StreamEnded { .. } => 3,
             Self::TimedOut(_) | Self::NoAnswer { .. } => 4,
             Self::Interrupted => 130,
             // The reader, as `head`, has seen what it wanted.
@@ -102,7 +109,10 @@ pub(crate) fn report(error: &CtlError, args: &CtlArgs, console: &mut Console<'_>
     if code == 0 {
         return code;
     }
-    let goes_on = what_goes_on(&args.command).filter(|_| matches!(code, 4 | 130));
+    let goes_on = match error {
+        CtlError::Broken(_) => what_may_be_done(&args.command),
+        _ => what_goes_on(&args.command).filter(|_| matches!(code, 4 | 130)),
+    };
     tell_with(error, goes_on, args.json, console);
     code
 }
@@ -124,7 +134,7 @@ fn tell_with(error: &CtlError, goes_on: Option<&str>, json: bool, console: &mut 
 fn render(error: &CtlError, goes_on: Option<&str>) -> String {
     let kind = match error {
         // What could be listed has been.
-        CtlError::Incomplete { .. } => "warning",
+        CtlError::Incomplete { .. } | CtlError::Unjudged { .. } => "warning",
         _ => "error",
     };
     let mut text = format!("{kind}: {error}");
@@ -143,16 +153,30 @@ fn render(error: &CtlError, goes_on: Option<&str>) -> String {
     text
 }
 
+/// The supervisor may have died in the midst of it.
+fn what_may_be_done(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Reload(reload) if reload.dry_run => None,
+        Command::Reload(_) => {
+            Some("the reload may have been committed: `wsctl status` when a supervisor is back")
+        }
+        _ => None,
+    }
+}
+
 /// Leaving wsctl undoes nothing: the supervisor does what it was told.
 fn what_goes_on(command: &Command) -> Option<&'static str> {
     match command {
-        Command::Reload { .. } => Some("the reload goes on, see `wsctl status`"),
+        Command::Reload(reload) if reload.dry_run => None,
+        Command::Reload(_) => Some("the reload goes on, see `wsctl status`"),
         Command::Stop { .. } => Some("the stop goes on"),
         Command::Drain(_) | Command::Undrain { .. } | Command::Maint { .. } => {
             Some("the change may have been made, see `wsctl status`")
         }
         Command::Close(_) => Some("tunnels may have been closed, see `wsctl tunnels`"),
-        Command::Status | Command::Tunnels(_) | Command::Completions { .. } => None,
+        Command::Status | Command::Tunnels(_) | Command::Events | Command::Completions { .. } => {
+            None
+        }
     }
 }
 
@@ -162,6 +186,11 @@ fn where_to_look(pid: Option<u32>) -> String {
         || "`ps -C wsgate -o pid,stat,args`".to_owned(),
         |pid| format!("`ps -o stat,wchan:32,args -p {pid}`"),
     )
+}
+
+fn pids(workers: &[UnjudgedWorker]) -> String {
+    let pids: Vec<String> = workers.iter().map(|it| it.pid.to_string()).collect();
+    pids.join(", ")
 }
 
 fn reason(source: &io::Error) -> String {
@@ -234,6 +263,19 @@ mod tests {
         let groups = "root:x:0:\nbroken\nwsgate:x:990:ada,bob\n";
         assert_eq!(name_of(groups, 990), Some("wsgate"));
         assert_eq!(name_of(groups, 991), None);
+    }
+
+    #[test]
+    fn a_reload_whose_answer_never_came_may_have_been_committed() {
+        let may = |reload| what_may_be_done(&Command::Reload(reload));
+        let said = may(crate::args::ReloadArgs::default());
+        assert!(said.is_some_and(|said| said.contains("may have been committed")));
+        let dry_run = crate::args::ReloadArgs {
+            dry_run: true,
+            ..Default::default()
+        };
+        assert_eq!(may(dry_run), None);
+        assert_eq!(what_may_be_done(&Command::Status), None);
     }
 
     #[test]

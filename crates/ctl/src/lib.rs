@@ -25,7 +25,7 @@ use std::time::Duration;
 use console::Console;
 use error::CtlError;
 
-pub use args::{CloseArgs, Command, CtlArgs, DrainArgs, Target, TunnelsArgs, Wsctl};
+pub use args::{CloseArgs, Command, CtlArgs, DrainArgs, ReloadArgs, Target, TunnelsArgs, Wsctl};
 
 /// Runs one command against the supervisor and prints what came of it.
 ///
@@ -67,7 +67,11 @@ async fn execute(
     let result = tokio::select! {
         biased;
         result = commands::dispatch(args, console) => result,
-        () = interrupt => Err(CtlError::Interrupted),
+        () = interrupt => match args.command {
+            // There is no other way to end it.
+            Command::Events => Ok(()),
+            _ => Err(CtlError::Interrupted),
+        },
         limit = time_limit(args.timeout) => Err(CtlError::TimedOut(limit)),
     };
     match result.and_then(|()| console.flush()) {

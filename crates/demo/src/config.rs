@@ -34,7 +34,7 @@ socket = {socket}
 access = false         # true: a line for each request and each tunnel
 
 [drain]
-grace = "10m"          # a tunnel of an older generation may stay this long
+grace = "10m"          # a tunnel whose route or server is gone may stay this long
 close_rate = 100       # and so many are closed per second at most
 orphan_grace = "1s"    # the demo's servers die with it, so workers need not wait for another wsgate
 

@@ -15,6 +15,8 @@ pub enum Event {
         slots: usize,
         /// What the tunnels of the generation before it get.
         grace: Duration,
+        /// Whether older generations give their live tunnels to its workers.
+        handover: bool,
     },
     /// A worker said that it is ready.
     Ready(WorkerId),
@@ -30,6 +32,14 @@ pub enum Event {
         worker: WorkerId,
         /// Whose commit retired them.
         retired: Generation,
+    },
+    /// After [`Action::HandOver`]: the giver says that its taker, which may live, takes nothing any more, and
+    /// another try may go better.
+    HandoverBroken {
+        /// The giver.
+        giver: WorkerId,
+        /// It lies with the taker: another one is tried first.
+        avoid: bool,
     },
     /// The gateway is to stop. A second one may shorten the first.
     Stop {
@@ -53,7 +63,8 @@ pub enum Event {
         /// Its new deadline, if it was later.
         deadline: Moment,
     },
-    /// The operator wants slots whose workers crash to be tried again at once.
+    /// The operator wants slots whose workers crash to be tried again at once, and those who found no taker to
+    /// have all their tries again.
     Retry,
     /// Nothing but time has passed.
     Tick,
@@ -105,6 +116,14 @@ pub enum Action {
     },
     /// No worker holds these retired sockets any more: they are closed for good.
     CloseRetired(Generation),
+    /// Let a worker give its live tunnels to another one, in place of whom it gave them to before. It drains, or
+    /// is told to by an [`Action::Retire`] that follows.
+    HandOver {
+        /// The giver, of an older generation.
+        from: WorkerId,
+        /// The taker, which accepts.
+        to: WorkerId,
+    },
     /// Let workers accept nothing more and drain; or drain faster than they were told before.
     Retire {
         /// The workers.

@@ -6,12 +6,15 @@
 
 mod adopted;
 mod crashes;
+mod handover;
+mod stop;
 mod stuck;
 mod surplus;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::handover::Handovers;
 use self::stuck::Replacement;
 use crate::watchdog::Watchdog;
 use crate::{
@@ -39,6 +42,7 @@ struct Group {
     generation: Generation,
     slots: usize,
     grace: Duration,
+    handover: bool,
 }
 
 /// The state machine.
@@ -56,6 +60,7 @@ pub struct Lifecycle {
     finished: bool,
     watchdog: Watchdog,
     replacement: Option<Replacement>,
+    handovers: Handovers,
     /// Old generations whose deadline was brought forward.
     expired: BTreeSet<Generation>,
 }
@@ -76,6 +81,7 @@ impl Lifecycle {
             finished: false,
             watchdog: Watchdog::default(),
             replacement: None,
+            handovers: Handovers::default(),
             expired: BTreeSet::new(),
         }
     }
@@ -90,29 +96,32 @@ impl Lifecycle {
                 generation,
                 slots,
                 grace,
+                handover,
             } => {
-                self.begin(
-                    now,
-                    Group {
-                        generation,
-                        slots,
-                        grace,
-                    },
-                    &mut actions,
-                );
+                let group = Group {
+                    generation,
+                    slots,
+                    grace,
+                    handover,
+                };
+                self.begin(now, group, &mut actions);
             }
             Event::Ready(worker) => self.ready(now, worker, &mut actions),
             Event::Empty(worker) => self.empty(worker, &mut actions),
             Event::Exited(worker) => self.exited(now, worker, &mut actions),
             Event::Released(worker) => self.released(worker),
             Event::LetGo { worker, retired } => self.let_go(worker, retired, &mut actions),
+            Event::HandoverBroken { giver, avoid } => self.handover_broken(now, giver, avoid),
             Event::Stop { accept_for, grace } => self.stop(now, accept_for, grace, &mut actions),
             Event::Beat { timeout, signs } => self.beat(now, timeout, &signs, &mut actions),
             Event::Expire {
                 generation,
                 deadline,
             } => self.expire(generation, deadline, &mut actions),
-            Event::Retry => self.retry(now),
+            Event::Retry => {
+                self.retry(now);
+                self.handovers.retry();
+            }
             Event::Tick => {}
         }
         self.tick(now, &mut actions);
@@ -145,6 +154,7 @@ impl Lifecycle {
         };
         let others = phase.into_iter().chain(self.replacement_wakes_at());
         let others = others.chain(self.retired_until());
+        let others = others.chain(self.handover_wakes_at());
         workers.chain(slots.flatten()).chain(others).min()
     }
 
@@ -312,9 +322,12 @@ impl Lifecycle {
         let new: Vec<WorkerId> = new.into_iter().map(|(worker, _)| worker).collect();
         self.retire_sockets(now, group.generation, &new, actions);
         self.give_up_starting("its generation was replaced before it was ready", actions);
-        let old = self.pick(|worker| worker.is_active() && worker.generation != group.generation);
-        self.retire(old, now + group.grace, actions);
+        let (deadline, handover) = (now + group.grace, group.handover);
+        let generation = group.generation;
         self.active = Some(group);
+        self.pair_all(now, handover, actions);
+        let old = self.pick(|worker| worker.is_active() && worker.generation != generation);
+        self.retire(old, deadline, actions);
     }
 
     fn activate(&mut self, now: Moment, id: WorkerId, slot: usize, actions: &mut Vec<Action>) {
@@ -422,6 +435,7 @@ impl Lifecycle {
             slot.vacate(now, settled);
         }
         self.leave_retired(id);
+        self.lose_taker(id);
         let listed = [self.active(), self.candidate()].contains(&Some(generation));
         if !listed
             && !self
@@ -476,51 +490,6 @@ impl Lifecycle {
         });
     }
 
-    fn stop(
-        &mut self,
-        now: Moment,
-        accept_for: Duration,
-        grace: Duration,
-        actions: &mut Vec<Action>,
-    ) {
-        self.fail(Failure::Stopping, actions);
-        match self.phase {
-            Phase::Running if !accept_for.is_zero() => {
-                self.phase = Phase::Announced {
-                    until: now + accept_for,
-                    grace,
-                };
-            }
-            Phase::Announced { until, .. } if !accept_for.is_zero() => {
-                self.phase = Phase::Announced {
-                    until: until.min(now + accept_for),
-                    grace,
-                };
-            }
-            _ => self.stop_accepting(now, grace, actions),
-        }
-    }
-
-    fn stop_accepting(&mut self, now: Moment, grace: Duration, actions: &mut Vec<Action>) {
-        self.phase = Phase::Stopping;
-        let deadline = now + grace;
-        self.give_up_starting("wsgate stops", actions);
-        for slot in &mut self.slots {
-            *slot = Slot::default();
-        }
-        self.retired.clear();
-        let later = self.pick(|worker| match worker.state {
-            State::Draining {
-                deadline: own,
-                dismissed,
-                ..
-            } => own > deadline && !dismissed,
-            _ => worker.is_active(),
-        });
-        self.retire(later, deadline, actions);
-        actions.push(Action::CloseSockets);
-    }
-
     fn tick(&mut self, now: Moment, actions: &mut Vec<Action>) {
         if let Phase::Announced { until, grace } = self.phase
             && until <= now
@@ -533,6 +502,7 @@ impl Lifecycle {
         self.promote(now, actions);
         self.lend(now, actions);
         self.tend_retired(now, actions);
+        self.pair_anew(now, actions);
     }
 
     fn end_the_late(&mut self, now: Moment, actions: &mut Vec<Action>) {

@@ -30,6 +30,12 @@ pub struct Settings {
     pub crash_pause: Duration,
     /// A worker that was told to abort is killed after this: a core dump takes its time.
     pub abort_within: Duration,
+    /// How often one worker that drains is paired with a taker of its tunnels, with those that are there.
+    pub handover_tries: u32,
+    /// How often it has these tries, for each commit: once more when a worker accepts that was not there at the last.
+    pub handover_rounds: u32,
+    /// Before it is paired anew after a handover that broke off although the taker lives.
+    pub handover_pause: Duration,
 }
 
 impl Default for Settings {
@@ -47,6 +53,9 @@ impl Default for Settings {
             crashes: 5,
             crash_pause: Duration::from_secs(60),
             abort_within: Duration::from_secs(2),
+            handover_tries: 3,
+            handover_rounds: 3,
+            handover_pause: Duration::from_secs(1),
         }
     }
 }

@@ -24,6 +24,7 @@ fn begin(generation: u64) -> Event {
         generation,
         slots: 2,
         grace: GRACE,
+        handover: false,
     }
 }
 

@@ -14,6 +14,8 @@ use wsgate_lifecycle::{Action, Event, Lifecycle, Moment, Phase, Settings, Worker
 mod beginning;
 #[path = "random_events/by_hand.rs"]
 mod by_hand;
+#[path = "random_events/handover.rs"]
+mod handover;
 #[path = "random_events/retired.rs"]
 mod retired;
 
@@ -26,6 +28,12 @@ enum Happening {
     Reload {
         slots: usize,
         grace_ms: u64,
+        handover: bool,
+    },
+    /// A giver says that its taker takes nothing any more.
+    HandoverBreaks {
+        n: usize,
+        avoid: bool,
     },
     Ready(usize),
     Crash(usize),
@@ -52,7 +60,9 @@ enum Happening {
 
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        3 => (1usize..5, 0u64..20_000).prop_map(|(slots, grace_ms)| Happening::Reload { slots, grace_ms }),
+        3 => (1usize..5, 0u64..20_000, any::<bool>())
+            .prop_map(|(slots, grace_ms, handover)| Happening::Reload { slots, grace_ms, handover }),
+        3 => (any::<usize>(), any::<bool>()).prop_map(|(n, avoid)| Happening::HandoverBreaks { n, avoid }),
         9 => any::<usize>().prop_map(Happening::Ready),
         4 => any::<usize>().prop_map(Happening::Crash),
         4 => any::<usize>().prop_map(Happening::LastTunnelEnds),
@@ -95,6 +105,8 @@ struct World {
     last_beat: Option<Moment>,
     /// The slot whose stuck worker was ended last, until it has another one.
     replacing: Option<usize>,
+    /// A stop was asked for: from then on nobody is waited for.
+    stop_asked: bool,
     /// Slots whose workers crash so often that nobody waits for the next one.
     crash_looping: BTreeSet<usize>,
     now: Moment,
@@ -114,6 +126,7 @@ struct World {
     letting_go: Option<(WorkerId, u64)>,
     /// Whose retired sockets were let go and may be closed.
     free: BTreeSet<u64>,
+    handovers: handover::Book,
 }
 
 impl World {
@@ -126,6 +139,7 @@ impl World {
             );
             self.carry_out_one(action);
         }
+        self.check_givers_drain();
     }
 
     fn carry_out_one(&mut self, action: Action) {
@@ -162,7 +176,9 @@ impl World {
                 self.commit_sockets(generation);
                 self.replacing = None;
                 self.crash_looping.clear();
+                self.handovers.commit(generation);
             }
+            Action::HandOver { from, to } => self.hand_over(from, to),
             Action::Serve { worker, retired } => self.serve(worker, retired),
             Action::LetGo { worker, retired } => self.let_go(worker, retired),
             Action::CloseRetired(retired) => self.close(retired),
@@ -255,6 +271,7 @@ impl World {
                     .any(|process| !process.accepts.is_empty());
                 assert!(!accepting, "somebody accepts still");
                 self.sockets.clear();
+                self.handovers.stop();
                 // No slot gets another worker.
                 self.replacing = None;
             }
@@ -285,15 +302,25 @@ impl World {
 
     fn event(&mut self, happening: Happening) -> Option<Event> {
         Some(match happening {
-            Happening::Reload { slots, grace_ms } => {
+            Happening::Reload {
+                slots,
+                grace_ms,
+                handover,
+            } => {
                 self.next_generation += 1;
                 self.slots_of.insert(self.next_generation, slots);
+                self.handovers.begin(self.next_generation, handover);
                 Event::Begin {
                     generation: self.next_generation,
                     slots,
                     grace: Duration::from_millis(grace_ms),
+                    handover,
                 }
             }
+            Happening::HandoverBreaks { n, avoid } => Event::HandoverBroken {
+                giver: self.break_off(n)?,
+                avoid,
+            },
             Happening::Ready(n) => {
                 let able = |process: &Process| !process.said_ready && !process.killed;
                 let worker = self.pick(n, |process| able(process) && !process.frozen)?;
@@ -325,6 +352,7 @@ impl World {
                 grace_ms,
             } => {
                 self.replacing = None;
+                self.stop_asked = true;
                 Event::Stop {
                     accept_for: Duration::from_millis(accept_for_ms),
                     grace: Duration::from_millis(grace_ms),
@@ -344,7 +372,10 @@ impl World {
                 generation: *self.committed.iter().rev().nth(back)?,
                 deadline: self.now + Duration::from_millis(500),
             },
-            Happening::Retry => Event::Retry,
+            Happening::Retry => {
+                self.handovers.retry();
+                Event::Retry
+            }
             Happening::Beats { .. } => return None,
             Happening::TimePasses { ms } => {
                 self.now += Duration::from_millis(ms);
@@ -355,6 +386,7 @@ impl World {
 
     fn lose(&mut self, worker: WorkerId) {
         self.processes.remove(&worker);
+        self.handovers.lose(worker);
         self.letting_go.take_if(|(of, _)| *of == worker);
     }
 
@@ -406,6 +438,7 @@ impl World {
         }
         self.check_vacancies(lifecycle, settings);
         self.check_retired(lifecycle);
+        self.check_handovers(lifecycle, settings);
         for process in self.processes.values() {
             let over = process
                 .aborted

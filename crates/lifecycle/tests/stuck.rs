@@ -41,6 +41,7 @@ impl Gateway {
             generation,
             slots,
             grace: Duration::from_secs(600),
+            handover: false,
         });
         let new = self.lifecycle.workers().iter();
         let new = new.filter(|(_, worker)| worker.generation == generation);

@@ -8,11 +8,12 @@ mod tunnel;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
 
+pub(crate) use crate::fleet::desk::masking_key;
 use crate::fleet::desk::{Desk, Orders};
 use crate::fleet::shift::Shift;
 use crate::fleet::tunnel::{Change, Tunnel};
@@ -40,7 +41,22 @@ impl Halt {
         self.0.store(false, Ordering::Release);
     }
 
-    fn is_said(&self) -> bool {
+    pub(crate) fn is_said(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What goes on around the fleet, for whoever wants to know round trips by it: a number from another thread.
+#[derive(Clone, Debug, Default)]
+pub struct Phase(Arc<AtomicU8>);
+
+impl Phase {
+    /// Begins another one.
+    pub fn begin(&self, number: u8) {
+        self.0.store(number, Ordering::Release);
+    }
+
+    pub(crate) fn number(&self) -> u8 {
         self.0.load(Ordering::Acquire)
     }
 }
@@ -95,9 +111,16 @@ impl Fleet {
         self.halt.clone()
     }
 
-    /// Listens to this one from now on.
-    pub(crate) fn obey(&mut self, halt: &Halt) {
+    /// Tells it of phases from another thread.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.desk.phase.clone()
+    }
+
+    /// Listens to these from now on.
+    pub(crate) fn obey(&mut self, halt: &Halt, phase: &Phase) {
         self.halt = halt.clone();
+        self.desk.phase = phase.clone();
     }
 
     /// Does a job.

@@ -7,8 +7,9 @@ const SUB_BITS: u32 = 6;
 const SUBS: u64 = 1 << SUB_BITS;
 const BUCKETS: usize = ((64 - SUB_BITS + 1) as usize) << SUB_BITS;
 
-/// Counts of times in nanoseconds.
-#[derive(Debug)]
+/// Counts of times in nanoseconds. Written as those that are not 0, with their places.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Sparse", into = "Sparse")]
 pub struct Histogram {
     counts: Box<[u64]>,
     count: u64,
@@ -65,6 +66,16 @@ impl Histogram {
         self.max = self.max.max(nanoseconds);
     }
 
+    /// Adds what was recorded elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.count += other.count;
+        self.sum += other.sum;
+        self.max = self.max.max(other.max);
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.counts.fill(0);
@@ -96,6 +107,45 @@ impl Histogram {
             p99: self.quantile(0.99),
             max: self.max,
         }
+    }
+}
+
+/// A [`Histogram`] as it is written.
+#[derive(Serialize, Deserialize)]
+struct Sparse {
+    counts: Vec<(usize, u64)>,
+    /// Words of 64 bits, the lower one first: not every format has numbers of 128.
+    sum: [u64; 2],
+    max: u64,
+}
+
+impl From<Histogram> for Sparse {
+    fn from(histogram: Histogram) -> Self {
+        let counts = histogram.counts.iter().copied().enumerate();
+        Self {
+            counts: counts.filter(|(_, count)| *count > 0).collect(),
+            sum: [histogram.sum as u64, (histogram.sum >> 64) as u64],
+            max: histogram.max,
+        }
+    }
+}
+
+impl From<Sparse> for Histogram {
+    /// Places that there are not are left out.
+    fn from(sparse: Sparse) -> Self {
+        let [low, high] = sparse.sum.map(u128::from);
+        let mut histogram = Self {
+            sum: high << 64 | low,
+            max: sparse.max,
+            ..Self::default()
+        };
+        for (place, count) in sparse.counts {
+            if let Some(bucket) = histogram.counts.get_mut(place) {
+                *bucket += count;
+                histogram.count += count;
+            }
+        }
+        histogram
     }
 }
 
@@ -164,6 +214,18 @@ mod tests {
         histogram.record(60);
         sum.add(&histogram.summary());
         assert_eq!((sum.count, sum.p50, sum.max), (21, 6, 60));
+    }
+
+    #[test]
+    fn two_are_one_when_added_whatever_they_were_written_as() {
+        let (mut all, mut one, mut other) = <(Histogram, Histogram, Histogram)>::default();
+        for time in (0..2000).map(|n| n * n * n) {
+            all.record(time);
+            if time % 3 == 0 { &mut one } else { &mut other }.record(time);
+        }
+        let written = serde_json::to_string(&other).unwrap();
+        one.add(&serde_json::from_str(&written).unwrap());
+        assert_eq!(one, all);
     }
 
     #[test]

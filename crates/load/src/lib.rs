@@ -16,4 +16,5 @@ pub mod job;
 pub mod machine;
 pub mod report;
 pub mod role;
+pub mod stream;
 mod wire;

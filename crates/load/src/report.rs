@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Faults;
-use crate::histogram::Summary;
+use crate::histogram::{Histogram, Summary};
 
 /// How a tunnel, or the try to open one, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -93,6 +93,8 @@ pub struct Report {
     pub elapsed: Duration,
     /// From a message's write to its echo. With a window, of one message at a time for each tunnel.
     pub round_trips: Summary,
+    /// The same by the phase in which they were under way ([`crate::fleet::Phase`]), the highest of them.
+    pub phases: BTreeMap<u8, Histogram>,
     /// From the connect to a right 101.
     pub handshakes: Summary,
     /// CPU nanoseconds of all processes whose clocks were asked for.
@@ -150,6 +152,9 @@ impl Report {
         self.lives += other.lives;
         self.elapsed = self.elapsed.max(other.elapsed);
         self.round_trips.add(&other.round_trips);
+        for (number, round_trips) in &other.phases {
+            self.phases.entry(*number).or_default().add(round_trips);
+        }
         self.handshakes.add(&other.handshakes);
         self.faults.add(&other.faults);
         self.unanswered += other.unanswered;

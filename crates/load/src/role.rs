@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::echo::{Echo, Stop};
-use crate::fleet::{Fleet, Halt};
+use crate::fleet::{Fleet, Halt, Phase};
 use crate::job::{Open, Run};
 use crate::machine;
 use crate::report::Report;
@@ -37,6 +37,8 @@ enum Order {
     Run(Run),
     /// Ends a run that goes on until then; not answered.
     Halt,
+    /// Something else goes on from now on; not answered.
+    Phase(u8),
     Close,
 }
 
@@ -90,21 +92,22 @@ fn stop_at_eof(stop: &Stop) {
 
 fn fleet() -> io::Result<()> {
     machine::raise_nofile()?;
-    let (halt, mut fleet) = (Halt::default(), None);
-    for order in orders(halt.clone()) {
-        say(&obey(&mut fleet, &halt, order?).map_err(|error| error.to_string()))?;
+    let (halt, phase, mut fleet) = (Halt::default(), Phase::default(), None);
+    for order in orders(halt.clone(), phase.clone()) {
+        say(&obey(&mut fleet, (&halt, &phase), order?).map_err(|error| error.to_string()))?;
     }
     Ok(())
 }
 
-/// All orders but to halt, which is obeyed where it is read: the fleet is at work then.
-fn orders(halt: Halt) -> Receiver<io::Result<Order>> {
+/// All orders but those that are obeyed where they are read: the fleet is at work then.
+fn orders(halt: Halt, phase: Phase) -> Receiver<io::Result<Order>> {
     let (orders, taken) = channel();
     std::thread::spawn(move || {
         for line in io::stdin().lock().lines() {
             let order = line.and_then(|line| Ok(serde_json::from_str(&line)?));
             match order {
                 Ok(Order::Halt) => halt.halt(),
+                Ok(Order::Phase(number)) => phase.begin(number),
                 order => drop(orders.send(order)),
             }
         }
@@ -114,12 +117,16 @@ fn orders(halt: Halt) -> Receiver<io::Result<Order>> {
     taken
 }
 
-fn obey(fleet: &mut Option<Fleet>, halt: &Halt, order: Order) -> io::Result<Report> {
+fn obey(
+    fleet: &mut Option<Fleet>,
+    (halt, phase): (&Halt, &Phase),
+    order: Order,
+) -> io::Result<Report> {
     match order {
         Order::Pin(core) => machine::pin_here(core).map(|()| Report::default()),
         Order::Open(open) => {
             let (mut opened, report) = Fleet::try_open(open)?;
-            opened.obey(halt);
+            opened.obey(halt, phase);
             *fleet = Some(opened);
             Ok(report)
         }
@@ -128,8 +135,8 @@ fn obey(fleet: &mut Option<Fleet>, halt: &Halt, order: Order) -> io::Result<Repo
             halt.reset();
             report
         }
-        // It never comes here.
-        Order::Halt => Ok(Report::default()),
+        // They never come here.
+        Order::Halt | Order::Phase(_) => Ok(Report::default()),
         Order::Close => fleet.take().ok_or_else(none_open)?.close(),
     }
 }
@@ -280,6 +287,14 @@ impl FleetProcess {
     /// Those of writing to the child.
     pub fn halt(&mut self) -> io::Result<()> {
         self.0.tell(&Order::Halt)
+    }
+
+    /// [`Phase::begin`].
+    ///
+    /// # Errors
+    /// Those of writing to the child.
+    pub fn phase(&mut self, number: u8) -> io::Result<()> {
+        self.0.tell(&Order::Phase(number))
     }
 
     /// Waits for what was begun.

@@ -13,9 +13,12 @@
 //! If the system (or the cgroup) has no page left, touching a cell raises SIGBUS,
 //! as touching any other memory would end the process.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -42,6 +45,15 @@ pub const ROUTE_CELLS: usize = 2;
 pub const SERVERS: usize = 16_384;
 /// Cells of each server.
 pub const SERVER_CELLS: usize = 4;
+
+/// Routes and servers of which a cell of this index is not zero in some block.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Numbers of routes, ascending.
+    pub routes: BTreeSet<u32>,
+    /// Numbers of servers, ascending.
+    pub servers: BTreeSet<u32>,
+}
 
 const CELL: usize = size_of::<AtomicU64>();
 const PAGE: usize = 4096;
@@ -102,6 +114,26 @@ impl Board {
             return Err(other_layout());
         }
         Ok(board)
+    }
+
+    /// The routes and servers whose first cell is not zero in some block in use, whoever knows them. It is read from
+    /// the file, not from the mapping: pages that nobody has written to are to take no memory.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    pub fn counted(&self, fd: &OwnedFd) -> io::Result<Counted> {
+        let file = File::from(fd.try_clone()?);
+        let mut bytes = vec![0; BLOCK];
+        let mut counted = Counted::default();
+        for block in 0..self.blocks_in_use() {
+            file.read_exact_at(&mut bytes, (PAGE + block * BLOCK) as u64)?;
+            let (_, rest) = bytes.split_at(GENERAL * CELL);
+            let (routes, servers) = rest.split_at(ROUTES * ROUTE_CELLS * CELL);
+            counted.routes.extend(not_zero(routes, ROUTE_CELLS));
+            let servers = &servers[..SERVERS * SERVER_CELLS * CELL];
+            counted.servers.extend(not_zero(servers, SERVER_CELLS));
+        }
+        Ok(counted)
     }
 
     /// One of the general cells of a block.
@@ -210,6 +242,13 @@ impl Board {
         let mapping = Arc::new(Mapping::new(fd)?);
         Ok(Self { mapping })
     }
+}
+
+/// The numbers of those with a first cell that is not zero; `cells` each.
+fn not_zero(bytes: &[u8], cells: usize) -> impl Iterator<Item = u32> {
+    let all = bytes.chunks_exact(cells * CELL).zip(0..);
+    all.filter(|(its, _)| its[..CELL] != [0; CELL])
+        .map(|(_, number)| number)
 }
 
 fn other_layout() -> io::Error {

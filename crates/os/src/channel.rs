@@ -57,18 +57,27 @@ impl Channel {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
-        let (ours, theirs) = socketpair(
+        let (ours, theirs) = Self::pair_to_give()?;
+        Ok((Self::from_fd(ours)?, theirs))
+    }
+
+    /// Two connected ends, both to give away: as that of [`pair`](Self::pair).
+    ///
+    /// # Errors
+    /// Those of socketpair(2) and setsockopt(2).
+    pub fn pair_to_give() -> io::Result<(OwnedFd, OwnedFd)> {
+        let (one, other) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
             None,
             SockFlag::SOCK_CLOEXEC,
         )?;
-        for end in [&ours, &theirs] {
+        for end in [&one, &other] {
             // So that the largest message fits whatever the system's default is;
             // the kernel doubles the value for its own overhead.
             SockRef::from(end).set_send_buffer_size(MAX_MESSAGE)?;
         }
-        Ok((Self::from_fd(ours)?, theirs))
+        Ok((one, other))
     }
 
     /// A connection that was made at a [rendezvous](crate::rendezvous).
@@ -137,6 +146,20 @@ impl Channel {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 other => return other,
             }
+        }
+    }
+
+    /// Nothing can be sent from either end any more (shutdown(2)): not by this one, and what the other one sends fails with
+    /// `BrokenPipe`. What it had sent before can be received still, and then comes end of file. So whoever has done
+    /// this and has received all knows exactly what was sent in time.
+    ///
+    /// # Errors
+    /// Those of shutdown(2).
+    pub fn shut_down(&self) -> io::Result<()> {
+        match self.socket.shutdown(std::net::Shutdown::Both) {
+            // The other end has gone first.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            other => other,
         }
     }
 

@@ -21,13 +21,24 @@ pub fn raise_nofile() -> io::Result<u64> {
 /// Whether an error is that no descriptor is left: EMFILE for this process, ENFILE for the machine.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
+    is_one_of(error, &[libc::EMFILE, libc::ENFILE])
+}
+
+/// Whether the kernel may let the same message through a moment later: too many descriptors of this user are in flight (ETOOMANYREFS),
+/// or there is no memory for it right now.
+#[must_use]
+pub fn may_pass(error: &io::Error) -> bool {
+    is_one_of(error, &[libc::ETOOMANYREFS, libc::ENOBUFS, libc::ENOMEM])
+}
+
+/// Also if it is the cause of the error.
+fn is_one_of(error: &io::Error, codes: &[i32]) -> bool {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
-        let code = error.downcast_ref::<io::Error>();
-        if matches!(
-            code.and_then(io::Error::raw_os_error),
-            Some(libc::EMFILE | libc::ENFILE)
-        ) {
+        let code = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error);
+        if code.is_some_and(|code| codes.contains(&code)) {
             return true;
         }
         next = error.source();

@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::context;
 
-pub use unix::{UnixBound, bind_unix, remove_stale};
+pub use unix::{UnixBound, bind_unix, probe_unix, remove_stale};
 
 /// Connections that wait in a socket's queue, as asked of the kernel, which
 /// takes `net.core.somaxconn` if that is less.

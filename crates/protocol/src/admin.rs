@@ -8,6 +8,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::errors::{ApiError, ErrorBody};
+pub use crate::events::{Event, EventKind, GenerationChange, WorkerChange};
+pub use crate::fates::{
+    DryRun, Fates, Held, HeldReload, Loss, LossReason, NO_HANDOVER, UnjudgedWorker,
+};
+pub use crate::requests::{
+    CLOSE_CODE, CLOSE_REASON, CloseRequest, LONGEST_REASON, ReloadRequest, ServerStateChanged,
+    ServerStateRequest, StopRequest, Stopping, is_close_code,
+};
+
 /// Where the admin socket is unless the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/wsgate/admin.sock";
 
@@ -28,6 +38,9 @@ pub struct Status {
     pub config: ConfigStatus,
     /// The last reload, if there was one.
     pub last_reload: Option<LastReload>,
+    /// A reload that would drain more tunnels than `reload.max_drained` allows, and waits for a word.
+    #[serde(default)]
+    pub held_reload: Option<HeldReload>,
     /// Oldest first; the active one is last, but for one that is starting.
     pub generations: Vec<GenerationStatus>,
     /// By generation, then by slot.
@@ -107,9 +120,9 @@ pub struct LastReload {
     pub outcome: ReloadOutcome,
 }
 
-/// What came of a reload. `result` is `reloaded`, `unchanged` or `failed`.
+/// What came of a reload. `result` is `reloaded`, `unchanged`, `failed`, `held` or `dry_run`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "result", rename_all = "lowercase")]
+#[serde(tag = "result", rename_all = "snake_case")]
 pub enum ReloadOutcome {
     /// A new generation is active.
     Reloaded(Reloaded),
@@ -122,6 +135,10 @@ pub enum ReloadOutcome {
         /// Each mistake of the configuration, rendered for a terminal (several lines, no colours).
         errors: Vec<String>,
     },
+    /// It would drain too many tunnels, and waits for a word. Nothing has changed.
+    Held(Held),
+    /// Nothing was to change.
+    DryRun(DryRun),
 }
 
 /// A reload that had nothing to do.
@@ -131,7 +148,7 @@ pub struct Unchanged {
     pub generation: u64,
     /// When it became active.
     pub active_since: String,
-    /// Tunnels that older generations still hold.
+    /// As in [`Reloaded::draining_tunnels`].
     pub draining_tunnels: u64,
     /// Older generations that still hold something.
     pub draining_generations: u64,
@@ -146,7 +163,8 @@ pub struct Reloaded {
     pub generation: u64,
     /// From the request to the commit, in milliseconds.
     pub milliseconds: f64,
-    /// Tunnels that older generations still hold.
+    /// Tunnels with a deadline: those that older generations still hold, and those of the new one
+    /// whose route or server a reload has removed.
     pub draining_tunnels: u64,
     /// Older generations that still hold something.
     pub draining_generations: u64,
@@ -154,6 +172,31 @@ pub struct Reloaded {
     pub deadline_at: Option<String>,
     /// What the operator should know although the reload went well.
     pub warnings: Vec<String>,
+    /// Tunnels that have moved to the new workers.
+    #[serde(default)]
+    pub moved: u64,
+    /// What becomes of these.
+    #[serde(default)]
+    pub fates: Fates,
+    /// Tunnels that have not moved, and drain where they are.
+    #[serde(default)]
+    pub stays: Vec<NotMoved>,
+    /// From the commit until every tunnel had moved or was to stay, in milliseconds; `None` with
+    /// `drain.handover = false`.
+    #[serde(default)]
+    pub handover_milliseconds: Option<f64>,
+    /// The longest time for which one of these tunnels was with no worker, in milliseconds.
+    #[serde(default)]
+    pub longest_pause_milliseconds: Option<f64>,
+}
+
+/// Tunnels that have not moved at a reload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotMoved {
+    /// Why, in words.
+    pub reason: String,
+    /// How many.
+    pub tunnels: u64,
 }
 
 /// All workers started for one configuration.
@@ -175,6 +218,10 @@ pub struct GenerationStatus {
     pub workers: u64,
     /// Tunnels that its workers hold.
     pub tunnels: u64,
+    /// Of these, those with a deadline: all, if the generation drains; else those whose route or server a reload
+    /// has removed. (Those of servers that the operator drains are told with the servers.)
+    #[serde(default)]
+    pub draining_tunnels: u64,
 }
 
 /// `starting → active → draining → gone`; one that is gone is not listed.
@@ -327,6 +374,9 @@ pub struct Totals {
     pub tunnels: u64,
     /// Tunnels opened.
     pub tunnels_opened: u64,
+    /// Times that a live tunnel moved from one worker to another.
+    #[serde(default)]
+    pub handovers: u64,
     /// Tunnels ended, by cause.
     pub tunnels_ended: BTreeMap<String, u64>,
     /// Client connections accepted.
@@ -414,6 +464,15 @@ pub struct Tunnel {
     pub subprotocol: Option<String>,
     /// A peer broke RFC 6455 framing: bytes are relayed, messages not counted.
     pub unframed: bool,
+    /// How often it has moved from one worker to another.
+    #[serde(default)]
+    pub handovers: u64,
+    /// The request's `Origin` field (RFC 6454), if it had one.
+    #[serde(default)]
+    pub origin: Option<String>,
+    /// Why it has not moved to the active generation, in words.
+    #[serde(default)]
+    pub stays: Option<String>,
 }
 
 /// What becomes of a tunnel.
@@ -466,115 +525,3 @@ pub struct TunnelFilter {
 /// Name of the response header of `GET /v1/tunnels` that lists, separated by
 /// commas, the pids of workers that did not answer within a second. Absent if all did.
 pub const UNRESPONSIVE_HEADER: &str = "wsgate-unresponsive-workers";
-
-/// Body of `DELETE /v1/tunnels/{id}`; an empty body is all defaults. The answer, given as
-/// soon as the tunnel's worker has been told, is its [`Tunnel`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CloseRequest {
-    /// Status code of the Close frames, see [`is_close_code`]; [`CLOSE_CODE`] if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<u16>,
-    /// Their reason, at most [`LONGEST_REASON`] bytes; [`CLOSE_REASON`] if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-/// What a tunnel is closed with unless the operator says more: Going Away. Client libraries
-/// that tell codes apart connect anew after it, so a close made in error heals by itself.
-pub const CLOSE_CODE: u16 = 1001;
-
-/// The reason that goes with it.
-pub const CLOSE_REASON: &str = "closed by operator";
-
-/// Bytes of a Close frame's reason: a control frame carries 125, two of which are the code
-/// (RFC 6455 section 5.5).
-pub const LONGEST_REASON: usize = 123;
-
-/// Whether an endpoint may send this status code (RFC 6455 section 7.4): the same as
-/// `drain.close_code` takes.
-#[must_use]
-pub const fn is_close_code(code: u16) -> bool {
-    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
-}
-
-/// Body of `POST /v1/reload`: nothing, or an empty object.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReloadRequest {}
-
-/// Body of `POST /v1/stop`; an empty body is all defaults.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StopRequest {
-    /// Stop at once: tunnels get their polite close now, whatever the grace.
-    #[serde(default)]
-    pub now: bool,
-}
-
-/// Answer of `POST /v1/stop`, given as soon as the stop has begun.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stopping {
-    /// The supervisor's process, which ends last.
-    pub pid: u32,
-    /// Tunnels that are left.
-    pub tunnels: u64,
-    /// When what is left is ended.
-    pub deadline_in_seconds: f64,
-}
-
-/// Body of `PUT /v1/upstreams/{u}/servers/{addr}`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServerStateRequest {
-    /// The new state.
-    pub state: ServerState,
-    /// With `drain`: how long its tunnels may stay; `drain.grace` if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub grace_seconds: Option<f64>,
-    /// With `drain`: tunnels closed per second at most; `drain.close_rate` if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub close_rate: Option<u32>,
-}
-
-/// Answer of that `PUT`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ServerStateChanged {
-    /// The upstream's name.
-    pub upstream: String,
-    /// The server's address.
-    pub server: String,
-    /// Its state before.
-    pub was: ServerState,
-    /// Its state now.
-    pub state: ServerState,
-    /// Tunnels to it.
-    pub tunnels: u64,
-    /// With `drain`: when the last of them is closed.
-    pub deadline_at: Option<String>,
-    /// With `drain`: until then.
-    pub deadline_in_seconds: Option<f64>,
-    /// What the operator should know besides.
-    pub warnings: Vec<String>,
-}
-
-/// Body of every answer whose status is not 2xx.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorBody {
-    /// The error.
-    pub error: ApiError,
-}
-
-/// An error, for programs and for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiError {
-    /// A word that does not change, as `config_invalid`.
-    pub code: String,
-    /// What is wrong.
-    pub message: String,
-    /// What to do.
-    pub help: String,
-    /// With `config_invalid`: each mistake, rendered for a terminal.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub details: Vec<String>,
-}

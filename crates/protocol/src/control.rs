@@ -6,11 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::{ServerState, TunnelFilter};
+use crate::admin::{Fates, ServerState, TunnelFilter};
 
 /// The first thing either side checks. It also stands for the layout of the configuration and the meaning of
 /// the board's cells, which a supervisor gets from workers that it adopts: higher with every change of either.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// From the supervisor to a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +94,33 @@ pub enum ToWorker {
         /// Which ones.
         filter: TunnelFilter,
     },
+    /// Give all tunnels to another worker, in small batches, and from then on each that opens. What cannot be given stays,
+    /// and drains as [`ToWorker::Retire`] says, which comes behind this. Answered by [`FromWorker::HandedOver`].
+    /// Takes the place of a handover that is under way. Descriptor: an end of a channel; see [`crate::handover`].
+    HandOver {
+        /// Names it in reports.
+        handover: u64,
+        /// The other worker's process, for the log.
+        to: u32,
+    },
+    /// Take over what another worker gives. Answered by [`FromWorker::TookOver`]. Descriptor: the other end of the channel.
+    TakeOver {
+        /// Names it in reports.
+        handover: u64,
+        /// The other worker's process, for the log.
+        from: u32,
+        /// What those get whose route or server is gone, until [`ToWorker::DrainLost`] says when each is closed: in
+        /// milliseconds from the receipt.
+        grace_ms: u64,
+    },
+    /// Those that were taken over since the last such message, and whose route or server is gone, are closed by a plan.
+    DrainLost {
+        /// When.
+        plan: ClosePlan,
+    },
+    /// Say what would become of every tunnel under another configuration: write [`Fates`] as JSON to a pipe,
+    /// and close it. Descriptors: the configuration (sealed memfd, JSON), and the pipe.
+    Judge,
     /// Reopen log files.
     ReopenLogs,
     /// End the process: nothing is held any more, or nothing may be.
@@ -188,6 +215,31 @@ pub enum FromWorker {
     },
     /// After [`ToWorker::Retire`]: no tunnel and no request is left.
     Empty,
+    /// After [`ToWorker::HandOver`], whenever every tunnel was given or stays, and once more if the handover breaks off.
+    HandedOver {
+        /// As in the message.
+        handover: u64,
+        /// Tunnels that the other worker has taken since the last report.
+        moved: u64,
+        /// Those that are here still, by the reason.
+        stays: Vec<Staying>,
+        /// Why nothing more can be given; `None` while tunnels that open are given still.
+        broken: Option<Refusal>,
+        /// The longest time for which one that stays was with neither worker, in microseconds.
+        #[serde(default)]
+        longest_pause_us: u64,
+    },
+    /// After [`ToWorker::TakeOver`], whenever the other worker has nothing to give, and when it is gone.
+    TookOver {
+        /// As in the message.
+        handover: u64,
+        /// What becomes of the tunnels taken since the last report.
+        fates: Fates,
+        /// The longest time for which one of them was with neither worker, in microseconds.
+        longest_pause_us: u64,
+        /// The giver is gone, or has been told to give to another one.
+        over: bool,
+    },
     /// The first message to a supervisor that has not started this worker. Descriptors: the config
     /// and the board, as they came with [`ToWorker::Boot`].
     Hello(Hello),
@@ -196,6 +248,91 @@ pub enum FromWorker {
         /// What each descriptor is.
         sockets: Vec<SocketSpec>,
     },
+}
+
+/// Tunnels that do not move, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staying {
+    /// Why.
+    pub reason: Stays,
+    /// How many.
+    pub tunnels: u64,
+}
+
+/// Why a tunnel does not move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stays {
+    /// Its polite close is under way.
+    Closing,
+    /// Its client does not have its 101 yet.
+    Opening,
+    /// The other worker would not, or could not, take it.
+    Refused(Refusal),
+}
+
+/// Why a worker takes no tunnels, or not these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// It holds as many as its file descriptors allow.
+    NoRoom,
+    /// Descriptors were lost on their way: it could open no more.
+    NoDescriptors,
+    /// It knows another layout.
+    Version,
+    /// It did not understand the batch, or could not serve what came.
+    Unfit,
+    /// It did not answer in time.
+    Late,
+    /// It has ended.
+    Gone,
+    /// The kernel did not let the batch through.
+    Unsent,
+    /// Nobody is there to take it.
+    Nobody,
+}
+
+impl std::fmt::Display for Stays {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Closing => f.write_str("the polite close is under way"),
+            Self::Opening => f.write_str("the client does not have its 101 yet"),
+            Self::Refused(why) => why.fmt(f),
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NoRoom => "the new worker holds as many as its file descriptors allow",
+            Self::NoDescriptors => "the new worker could open no more file descriptors",
+            Self::Version => "the new worker knows another layout of tunnels",
+            Self::Unfit => "the new worker could not serve what came",
+            Self::Late => "the new worker did not answer in time",
+            Self::Gone => "the new worker has ended",
+            Self::Unsent => "the kernel did not let the message through",
+            Self::Nobody => "no new worker is there to take it",
+        })
+    }
+}
+
+impl Refusal {
+    /// Whether another try may go better, with the same worker or another one.
+    #[must_use]
+    pub const fn may_pass(self) -> bool {
+        !matches!(self, Self::Version)
+    }
+
+    /// Whether it lies with the worker that was to take: another one is tried first.
+    #[must_use]
+    pub const fn is_the_takers(self) -> bool {
+        matches!(
+            self,
+            Self::Late | Self::Gone | Self::Unfit | Self::NoDescriptors | Self::NoRoom
+        )
+    }
 }
 
 /// What a worker is that has lost its supervisor.

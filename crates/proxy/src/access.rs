@@ -177,6 +177,7 @@ pub(crate) fn ended(record: &Record, ending: &Ending) {
         bytes_from_server,
         messages_from_client,
         messages_from_server,
+        handovers = (record.handovers > 0).then_some(record.handovers),
         cause = ending.cause.name(),
         round_trip_us = record.round_trip().map(|it| it.as_micros() as u64),
         client_code = ending.client_code,

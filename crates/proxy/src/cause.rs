@@ -1,7 +1,10 @@
 //! Why a tunnel ended.
 
+use serde::{Deserialize, Serialize};
+
 /// Why a tunnel ended: one word, the same in the log, the admin API and the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// The client ended it, by a Close frame or a FIN.
     Client,

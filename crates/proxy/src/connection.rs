@@ -30,9 +30,10 @@ use crate::answer::{Refusal, causes};
 use crate::body::Body;
 use crate::exchange::exchange;
 use crate::gateway::Gateway;
+use crate::handover::spawn;
 use crate::handshake::Opened;
 use crate::socket::{Peer, Socket};
-use crate::tunnel::{Tunnel, relay};
+use crate::tunnel::{Course, Tunnel};
 use crate::wire::Wire;
 use crate::{Figure, access};
 
@@ -265,7 +266,5 @@ fn begin_tunnel(front: &Front, opened: Opened, client: Socket, ahead_from_client
         record,
         ledger: Arc::clone(&gateway.ledger),
     };
-    gateway
-        .tasks
-        .spawn(relay(tunnel).map(|ending| entry.end(&ending)));
+    spawn(gateway, Course::new(tunnel), entry);
 }

@@ -11,6 +11,8 @@
 #[cfg(test)]
 pub(crate) mod tests;
 
+use serde::{Deserialize, Serialize};
+
 /// Status code for a Close frame without one (RFC 6455 section 7.4.1). Never sent.
 pub(crate) const NO_STATUS: u16 = 1005;
 
@@ -28,7 +30,8 @@ const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
 
 /// One of the two peers of a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Side {
     /// It opened the handshake, and masks.
     Client,
@@ -37,7 +40,7 @@ pub enum Side {
 }
 
 /// The position in one direction's frames. 32 bytes: every tunnel holds two.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tracker {
     /// Payload bytes of the current frame that are still to come.
     left: u64,
@@ -51,7 +54,8 @@ pub struct Tracker {
     code: u16,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Phase {
     Header,
     Payload,
@@ -102,6 +106,26 @@ impl Tracker {
             };
         }
         seen
+    }
+
+    /// Whether it can have come about by following `sender`'s bytes: it comes from another process.
+    pub(crate) fn is_sound(&self, sender: Side) -> bool {
+        let [first, second, ..] = self.header;
+        let key = if second & MASKED == 0 { 0 } else { 4 };
+        let header = if self.have < 2 {
+            2
+        } else {
+            2 + extended(second) + key
+        };
+        let is_close = first & OPCODE == CLOSE;
+        let inside = match self.phase {
+            Phase::Header => usize::from(self.have) < header,
+            Phase::Payload => {
+                self.left > 0 && !(is_close && self.left > u64::from(second & LENGTH))
+            }
+            Phase::Closed | Phase::Unframed => true,
+        };
+        inside && self.sender == sender
     }
 
     /// Whether a frame of wsgate's own could be written here without breaking another.

@@ -9,9 +9,11 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use wsgate_config::Config;
 
 use crate::accept::{Acceptor, Listening};
+use crate::handover::Ways;
 use crate::pool::Pool;
 use crate::registry::{ClosePlan, Registry};
 use crate::table::{Plan, ServerState, Table};
@@ -46,9 +48,16 @@ pub struct Gateway {
     pub(crate) tasks: TaskTracker,
     pub(crate) tunnels_here: u64,
     pub(crate) connections_here: usize,
+    pub(crate) ways: Ways,
     table: ArcSwap<Table>,
     id_prefix: String,
     ids: AtomicU64,
+}
+
+/// See [`Gateway::hold`].
+#[derive(Debug)]
+pub struct Hold {
+    _token: TaskTrackerToken,
 }
 
 impl Gateway {
@@ -63,6 +72,7 @@ impl Gateway {
             tasks: TaskTracker::new(),
             tunnels_here: settings.tunnels_here,
             connections_here: settings.connections_here,
+            ways: Ways::default(),
             table: ArcSwap::from_pointee(Table::new(plan, &settings.states)),
             config: settings.config,
             ledger: settings.ledger,
@@ -104,6 +114,19 @@ impl Gateway {
         self.pool.close();
     }
 
+    /// The same, but for tunnels that live: [`Gateway::retire`] is to follow for those that do not move away.
+    pub fn retire_those_to_come(&self, plan: &ClosePlan) {
+        self.registry.retire_those_to_come(plan);
+        self.retired.cancel();
+        self.pool.close();
+    }
+
+    /// Tunnels that have come from another process, and whose route or server is gone, get deadlines by the plan: those that have
+    /// come since the last one.
+    pub fn drain_lost(&self, plan: &ClosePlan) {
+        self.registry.drain_lost(plan);
+    }
+
     /// The tunnels to a server get deadlines by the plan. A tunnel to it that opens
     /// later gets the plan's last moment.
     pub fn drain_server(&self, server: u32, plan: &ClosePlan) {
@@ -137,11 +160,31 @@ impl Gateway {
         self.registry.tunnels()
     }
 
+    /// How many tunnels live here.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.registry.live()
+    }
+
     /// Waits until no connection, request or tunnel is left. To be called after
     /// [`Gateway::retire`], with all acceptors stopped.
     pub async fn empty(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// As long as this is held the gateway is not empty.
+    #[must_use]
+    pub fn hold(&self) -> Hold {
+        Hold {
+            _token: self.tasks.token(),
+        }
+    }
+
+    /// Whether no connection, request or tunnel is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
     }
 
     pub(crate) fn table(&self) -> Arc<Table> {

@@ -13,12 +13,11 @@ pub(crate) use offer::is_upgrade;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
@@ -36,7 +35,7 @@ use crate::connection::Front;
 use crate::exchange::connect;
 use crate::headers::{set_forwarded, set_upgrade, strip_hop_by_hop};
 use crate::http::{builder, pass_on};
-use crate::record::{Flow, Orders};
+use crate::record::Asked;
 use crate::registry::Entry;
 use crate::socket::Socket;
 
@@ -66,6 +65,8 @@ pub(crate) async fn upgrade(
     let Some(reservation) = gateway.registry.reserve(limit, gateway.tunnels_here) else {
         return Err(Refusal::busy("the gateway holds as many tunnels as it may"));
     };
+    let origin = head.headers.get(ORIGIN).and_then(|it| it.to_str().ok());
+    let origin: Option<Box<str>> = origin.map(Into::into);
     strip_hop_by_hop(&mut head.headers);
     set_upgrade(&mut head.headers);
     set_forwarded(&mut head.headers, front.peer);
@@ -85,7 +86,7 @@ pub(crate) async fn upgrade(
                 let subprotocol = offer.verify(&response).map_err(|wrong| {
                     Refusal::bad_gateway("the server's handshake is not valid", wrong)
                 })?;
-                let record = Arc::new(record(front, access, &pick, subprotocol));
+                let record = Arc::new(record(front, access, &pick, origin, subprotocol));
                 let entry = gateway.registry.open(record);
                 drop(reservation);
                 front.set_opened(Opened {
@@ -103,26 +104,27 @@ pub(crate) async fn upgrade(
     }
 }
 
-fn record(front: &Front, access: &Access, pick: &Pick, subprotocol: Option<Box<str>>) -> Record {
-    Record {
+fn record(
+    front: &Front,
+    access: &Access,
+    pick: &Pick,
+    origin: Option<Box<str>>,
+    subprotocol: Option<Box<str>>,
+) -> Record {
+    let asked = Asked {
         id: access.id.clone(),
         client: front.peer,
         listener: Arc::clone(&front.listener),
         host: access.host.clone(),
         path: access.path.clone(),
-        route: Arc::clone(&pick.route().shared),
-        server: Arc::clone(&pick.server().shared),
+        origin,
         subprotocol,
-        opened: Instant::now(),
-        opened_at: SystemTime::now(),
-        from_client: Flow::default(),
-        from_server: Flow::default(),
-        last_byte_ms: AtomicU64::new(0),
-        round_trip_us: AtomicU32::new(0),
-        unframed: AtomicBool::new(false),
-        closing: AtomicBool::new(false),
-        orders: Orders::default(),
-    }
+    };
+    Record::new(
+        asked,
+        Arc::clone(&pick.route().shared),
+        Arc::clone(&pick.server().shared),
+    )
 }
 
 /// What a server answered.

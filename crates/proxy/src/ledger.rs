@@ -54,6 +54,10 @@ pub enum Figure {
     MessagesFromClients,
     /// Whole messages that servers sent.
     MessagesFromServers,
+    /// Tunnels that came from another process.
+    MovedIn,
+    /// Tunnels that another process has taken over.
+    MovedOut,
     /// Live tunnels by a route (gauge).
     RouteTunnels(u32),
     /// Of these, those with a deadline (gauge).

@@ -4,7 +4,8 @@
 //! speaks HTTP/1.1 on it, `target` finds out what a request is for, `route` picks the
 //! upstream, `balance` the server, `dial` connects to it, `handshake` forwards an
 //! upgrade, `http` what is none, `tunnel` relays, `frames` knows where its frames
-//! begin and end, `close` ends it politely. `gateway` holds it all together for the worker.
+//! begin and end, `close` ends it politely; `fate` says what
+//! becomes of it under another configuration. `gateway` holds it all together for the worker.
 //!
 //! Nothing here knows a PID, a slot or a generation, opens a file, or reads the configuration's text.
 
@@ -18,8 +19,10 @@ mod close;
 mod connection;
 mod dial;
 mod exchange;
+mod fate;
 mod frames;
 mod gateway;
+pub mod handover;
 mod handshake;
 mod headers;
 mod http;
@@ -40,8 +43,9 @@ mod wire;
 
 pub use accept::{Acceptor, Listening};
 pub use cause::Cause;
+pub use fate::{Judgement, Lost, Reason};
 pub use frames::{Seen, Side, Tracker};
-pub use gateway::{Gateway, Settings};
+pub use gateway::{Gateway, Hold, Settings};
 pub use ledger::{Figure, Ledger};
 pub use record::{Deadline, Record, Route, Server, Timeouts};
 pub use registry::ClosePlan;

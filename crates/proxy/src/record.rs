@@ -4,11 +4,14 @@
 //! admin API and the drains read the one and write the other. Nobody else touches
 //! the tunnel's sockets.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
+use crate::handover::LeaveOrder;
 use crate::socket::Peer;
 
 /// One live tunnel.
@@ -24,6 +27,8 @@ pub struct Record {
     pub host: Box<str>,
     /// The request's path, without a query.
     pub path: Box<str>,
+    /// The page that it was opened by, as the request's Origin field says (RFC 6455 section 4.1).
+    pub origin: Option<Box<str>>,
     /// What it was routed by.
     pub route: Arc<Route>,
     /// Where it leads to.
@@ -34,6 +39,8 @@ pub struct Record {
     pub opened: Instant,
     /// The same as a time of day.
     pub opened_at: SystemTime,
+    /// How often it has moved from one worker to another.
+    pub handovers: u32,
     pub(crate) from_client: Flow,
     pub(crate) from_server: Flow,
     /// Milliseconds from `opened` to the last byte in either direction.
@@ -41,8 +48,27 @@ pub struct Record {
     /// Microseconds from wsgate's last answered ping to its pong; 0 before the first.
     pub(crate) round_trip_us: AtomicU32,
     pub(crate) unframed: AtomicBool,
+    /// Its client has the 101, and a task relays.
+    pub(crate) relaying: AtomicBool,
+    /// Another process may have copies of its sockets: closing them here does not end the connections for certain.
+    pub(crate) copied: AtomicBool,
+    /// Its task has given it up, and nobody relays it at the moment.
+    pub(crate) away: AtomicBool,
     pub(crate) closing: AtomicBool,
+    pub(crate) refused: AtomicU8,
     pub(crate) orders: Orders,
+}
+
+/// What a client asked for when it opened a tunnel, and what was agreed.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) id: Box<str>,
+    pub(crate) client: Peer,
+    pub(crate) listener: Arc<str>,
+    pub(crate) host: Box<str>,
+    pub(crate) path: Box<str>,
+    pub(crate) origin: Option<Box<str>>,
+    pub(crate) subprotocol: Option<Box<str>>,
 }
 
 /// What all tunnels of a route share.
@@ -68,7 +94,7 @@ pub struct Server {
 }
 
 /// When a tunnel ends by itself, and how its client is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeouts {
     /// No byte in either direction for so long.
     pub idle: Duration,
@@ -88,6 +114,44 @@ pub(crate) struct Flow {
 }
 
 impl Record {
+    /// A tunnel that opens now.
+    pub(crate) fn new(asked: Asked, route: Arc<Route>, server: Arc<Server>) -> Self {
+        let Asked {
+            id,
+            client,
+            listener,
+            host,
+            path,
+            origin,
+            subprotocol,
+        } = asked;
+        Self {
+            id,
+            client,
+            listener,
+            host,
+            path,
+            origin,
+            route,
+            server,
+            subprotocol,
+            opened: Instant::now(),
+            opened_at: SystemTime::now(),
+            handovers: 0,
+            from_client: Flow::default(),
+            from_server: Flow::default(),
+            last_byte_ms: AtomicU64::new(0),
+            round_trip_us: AtomicU32::new(0),
+            unframed: AtomicBool::new(false),
+            relaying: AtomicBool::new(false),
+            copied: AtomicBool::new(false),
+            away: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            refused: AtomicU8::new(0),
+            orders: Orders::default(),
+        }
+    }
+
     /// Bytes and whole messages from the client to the server.
     #[must_use]
     pub fn from_client(&self) -> (u64, u64) {
@@ -114,10 +178,40 @@ impl Record {
         (micros > 0).then(|| Duration::from_micros(micros.into()))
     }
 
+    pub(crate) fn round_trip_us(&self) -> u32 {
+        self.round_trip_us.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn last_byte_ms(&self) -> u64 {
+        self.last_byte_ms.load(Ordering::Relaxed)
+    }
+
     /// Whether a peer broke RFC 6455 framing.
     #[must_use]
     pub fn unframed(&self) -> bool {
         self.unframed.load(Ordering::Relaxed)
+    }
+
+    /// Whether its client has its 101, and bytes are relayed.
+    #[must_use]
+    pub fn relaying(&self) -> bool {
+        self.relaying.load(Ordering::Relaxed)
+    }
+
+    /// Why no other worker took it, as [`Record::set_refused`] says; 0 if none has refused it.
+    #[must_use]
+    pub fn refused(&self) -> u8 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// It is not offered to another worker any more, for a reason whose number is the caller's; 0 takes that back.
+    pub fn set_refused(&self, reason: u8) {
+        self.refused.store(reason, Ordering::Relaxed);
+    }
+
+    /// Whether closing its sockets here ends its connections.
+    pub(crate) fn is_sole_owner(&self) -> bool {
+        self.handovers == 0 && !self.copied.load(Ordering::Relaxed)
     }
 
     /// Whether its polite close has begun.
@@ -134,6 +228,13 @@ impl Record {
 }
 
 impl Flow {
+    pub(crate) fn new(bytes: u64, messages: u64) -> Self {
+        Self {
+            bytes: AtomicU64::new(bytes),
+            messages: AtomicU64::new(messages),
+        }
+    }
+
     fn get(&self) -> (u64, u64) {
         (
             self.bytes.load(Ordering::Relaxed),
@@ -154,7 +255,8 @@ pub struct Deadline {
 }
 
 /// Who set a deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum By {
     /// The drain of the tunnel's generation.
     Retire,
@@ -162,10 +264,12 @@ pub(crate) enum By {
     Server,
     /// An operator, for this tunnel alone.
     Admin,
+    /// A new configuration, which does not lead to its server any more.
+    Lost,
 }
 
 impl By {
-    const ALL: [Self; 3] = [Self::Retire, Self::Server, Self::Admin];
+    pub(crate) const ALL: [Self; 4] = [Self::Retire, Self::Server, Self::Admin, Self::Lost];
 }
 
 /// The deadlines of a tunnel, and how its task learns of them.
@@ -180,6 +284,7 @@ pub(crate) struct Orders {
 struct OrdersState {
     /// By whom they were set. Nearly every tunnel has none for all its life.
     deadlines: Option<Box<[Option<Deadline>; By::ALL.len()]>>,
+    leave: Option<Box<LeaveOrder>>,
     /// Taken at every change.
     waker: Option<Waker>,
 }
@@ -203,6 +308,32 @@ impl Orders {
         all[by as usize] = deadline;
         let has = all.iter().any(Option::is_some);
         state.deadlines = has.then_some(all);
+        self.tell(state);
+        (had, has)
+    }
+
+    /// What [`Orders::set`] was given last.
+    pub(crate) fn get(&self, by: By) -> Option<Deadline> {
+        self.lock().deadlines.as_ref()?[by as usize].clone()
+    }
+
+    /// The tunnel's task is to give it up.
+    pub(crate) fn leave(&self, order: LeaveOrder) {
+        let mut state = self.lock();
+        state.leave = Some(Box::new(order));
+        self.tell(state);
+    }
+
+    pub(crate) fn is_to_leave(&self) -> bool {
+        self.lock().leave.is_some()
+    }
+
+    /// The order to leave. Whoever takes it obeys it, or drops it.
+    pub(crate) fn take_leave(&self) -> Option<Box<LeaveOrder>> {
+        self.lock().leave.take()
+    }
+
+    fn tell(&self, mut state: MutexGuard<'_, OrdersState>) {
         let next = self.version.load(Ordering::Relaxed).wrapping_add(1).max(1);
         self.version.store(next, Ordering::Release);
         let waker = state.waker.take();
@@ -210,7 +341,6 @@ impl Orders {
         if let Some(waker) = waker {
             waker.wake();
         }
-        (had, has)
     }
 
     /// The deadline that comes first, and who set it.

@@ -4,12 +4,19 @@
 //! lock: no tunnel slips between a drain and its registration, and the gauges of draining
 //! tunnels are exact.
 
+mod moves;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use self::moves::Expected;
+use crate::handover::Clock;
 
 use crate::record::By;
 use crate::tunnel::Ending;
@@ -62,15 +69,30 @@ impl ClosePlan {
 pub(crate) struct Registry {
     ledger: Arc<dyn Ledger>,
     state: Mutex<State>,
+    /// A tunnel has begun that can move.
+    arrived: Notify,
+    longest_pause_us: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    opened: u64,
-    /// Oldest first.
+    /// Oldest first: by when they were opened, in nanoseconds of CLOCK_MONOTONIC.
     tunnels: BTreeMap<u64, Arc<Record>>,
     retired: Option<Deadline>,
     drained: HashMap<u32, Deadline>,
+    expected: Expected,
+}
+
+impl State {
+    /// A place of its own for a tunnel, in the order of age.
+    fn insert(&mut self, record: &Arc<Record>) -> u64 {
+        let mut number = Clock::now().to_ns(record.opened).max(1);
+        while self.tunnels.contains_key(&number) {
+            number += 1;
+        }
+        self.tunnels.insert(number, Arc::clone(record));
+        number
+    }
 }
 
 impl Registry {
@@ -78,6 +100,8 @@ impl Registry {
         Arc::new(Self {
             ledger,
             state: Mutex::default(),
+            arrived: Notify::new(),
+            longest_pause_us: AtomicU64::new(0),
         })
     }
 
@@ -88,7 +112,7 @@ impl Registry {
         // moment both may be refused, but never are both served.
         let reservation = Reservation(Arc::clone(self));
         self.ledger.add(Figure::Opening, 1);
-        let has_room = self.ledger.tunnels_here() <= here
+        let has_room = self.ledger.tunnels_here() + self.granted() <= here
             && all.is_none_or(|all| self.ledger.tunnels() <= all);
         has_room.then_some(reservation)
     }
@@ -96,24 +120,40 @@ impl Registry {
     /// A tunnel opens, before its client knows: whoever has a 101 is counted. It learns at once of the drains that are meant for it.
     pub(crate) fn open(self: &Arc<Self>, record: Arc<Record>) -> Entry {
         let mut state = self.lock();
-        state.opened += 1;
-        let number = state.opened;
-        state.tunnels.insert(number, Arc::clone(&record));
+        let number = state.insert(&record);
         self.count_opened(&record);
-        if let Some(deadline) = &state.retired {
-            self.set(&record, By::Retire, Some(deadline.clone()));
-        }
-        if let Some(deadline) = state.drained.get(&record.server.number) {
-            self.set(&record, By::Server, Some(deadline.clone()));
-        }
+        self.tell_of_drains(&state, &record);
         drop(state);
-        let registry = Arc::clone(self);
-        Entry {
-            registry,
+        self.entry(record, number, Some(Cause::ClientReset))
+    }
+
+    fn tell_of_drains(&self, state: &State, record: &Record) {
+        if let Some(deadline) = &state.retired {
+            self.set(record, By::Retire, Some(deadline.clone()));
+        }
+        if let Some(deadline) = state.drained.get(&record.server.number)
+            && record.orders.get(By::Server).is_none()
+        {
+            self.set(record, By::Server, Some(deadline.clone()));
+        }
+    }
+
+    fn entry(self: &Arc<Self>, record: Arc<Record>, number: u64, cause: Option<Cause>) -> Entry {
+        let entry = Entry {
+            registry: Arc::clone(self),
             record,
             number,
-            cause: Cause::ClientReset,
+            cause,
+        };
+        if cause == Some(Cause::WorkerStop) {
+            entry.can_move();
         }
+        entry
+    }
+
+    /// Tunnels that open from now on get the plan's last moment. Those that live get none by this.
+    pub(crate) fn retire_those_to_come(&self, plan: &ClosePlan) {
+        self.lock().retired = Some(plan.last());
     }
 
     /// Every tunnel gets a deadline, also those that open from now on.
@@ -157,17 +197,39 @@ impl Registry {
 
     /// One tunnel gets a deadline that is now. Whether there is such a tunnel.
     pub(crate) fn close_tunnel(&self, id: &str, deadline: Deadline) -> bool {
-        let state = self.lock();
+        let mut state = self.lock();
         let record = state.tunnels.values().find(|record| *record.id == *id);
         if let Some(record) = record {
             self.set(record, By::Admin, Some(deadline));
+            return true;
         }
-        record.is_some()
+        state.remember_close(id, deadline);
+        false
+    }
+
+    pub(crate) fn live(&self) -> usize {
+        self.lock().tunnels.len()
     }
 
     /// Oldest first.
     pub(crate) fn tunnels(&self) -> Vec<Arc<Record>> {
         self.lock().tunnels.values().cloned().collect()
+    }
+
+    /// At most so many that were there before `end`, oldest first, beginning behind `after`; each with its place. The place of
+    /// the first one that opens from now on is [`Registry::end`].
+    pub(crate) fn some(&self, after: u64, end: u64, most: usize) -> Vec<(u64, Arc<Record>)> {
+        let state = self.lock();
+        let tunnels = state.tunnels.range(after + 1..end.max(after + 1));
+        tunnels
+            .take(most)
+            .map(|(number, record)| (*number, Arc::clone(record)))
+            .collect()
+    }
+
+    /// See [`Registry::some`].
+    pub(crate) fn end(&self) -> u64 {
+        Clock::now().ns() + 1
     }
 
     fn spread(&self, state: &State, plan: &ClosePlan, by: By, meant: impl Fn(&Record) -> bool) {
@@ -209,6 +271,11 @@ impl Registry {
 
     fn forget(&self, number: u64, record: &Record, cause: Cause) {
         let mut state = self.lock();
+        self.leave_gauges(&mut state, number, record);
+        self.ledger.add(Figure::Ended(cause), 1);
+    }
+
+    fn leave_gauges(&self, state: &mut State, number: u64, record: &Record) {
         state.tunnels.remove(&number);
         if record.deadline().is_some() {
             for gauge in draining(record) {
@@ -218,7 +285,6 @@ impl Registry {
         for gauge in live(record) {
             self.ledger.sub(gauge, 1);
         }
-        self.ledger.add(Figure::Ended(cause), 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -255,8 +321,8 @@ pub(crate) struct Entry {
     registry: Arc<Registry>,
     record: Arc<Record>,
     number: u64,
-    /// What is counted if nobody says more.
-    cause: Cause,
+    /// What is counted if nobody says more; `None` if it has moved on.
+    cause: Option<Cause>,
 }
 
 impl Entry {
@@ -267,18 +333,29 @@ impl Entry {
     /// The client has its 101. Dropped before, the tunnel was lost with the client; dropped
     /// after this without an end, it was lost with its task.
     pub(crate) fn begin(&mut self) {
-        self.cause = Cause::WorkerStop;
+        self.cause = Some(Cause::WorkerStop);
+        self.can_move();
+    }
+
+    pub(super) fn can_move(&self) {
+        self.record.relaying.store(true, Ordering::Relaxed);
+        self.registry.arrived.notify_one();
     }
 
     /// The tunnel has ended.
     pub(crate) fn end(mut self, ending: &Ending) {
-        self.cause = ending.cause;
+        self.cause = Some(ending.cause);
         access::ended(&self.record, ending);
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.registry.forget(self.number, &self.record, self.cause);
+        match self.cause {
+            Some(cause) => self.registry.forget(self.number, &self.record, cause),
+            None => self.registry.forget_moved(self.number, &self.record),
+        }
+        // Whoever waits for it to leave need not any more.
+        drop(self.record.orders.take_leave());
     }
 }

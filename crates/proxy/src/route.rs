@@ -8,7 +8,7 @@
 //! No lookup is linear in the number of routes.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 

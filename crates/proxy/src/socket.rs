@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -14,6 +15,40 @@ use tokio::net::{TcpStream, UnixStream};
 pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+/// Of which kind a socket is that has left the runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    Tcp,
+    Unix,
+}
+
+impl Socket {
+    pub(crate) const fn kind(&self) -> Kind {
+        match self {
+            Self::Tcp(_) => Kind::Tcp,
+            Self::Unix(_) => Kind::Unix,
+        }
+    }
+
+    /// Takes it out of the runtime. Nothing is sent.
+    pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
+        Ok(match self {
+            Self::Tcp(stream) => stream.into_std()?.into(),
+            Self::Unix(stream) => stream.into_std()?.into(),
+        })
+    }
+
+    /// Registers it with the runtime. It is non-blocking already: that is a property of the connection, not
+    /// of the descriptor.
+    pub(crate) fn from_fd(kind: Kind, fd: OwnedFd) -> io::Result<Self> {
+        Ok(match kind {
+            Kind::Tcp => Self::Tcp(TcpStream::from_std(fd.into())?),
+            Kind::Unix => Self::Unix(UnixStream::from_std(fd.into())?),
+        })
+    }
 }
 
 impl AsFd for Socket {
@@ -78,7 +113,8 @@ impl AsyncWrite for Socket {
 }
 
 /// The other end of a client's connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Peer {
     /// An address and a port.
     Tcp(SocketAddr),

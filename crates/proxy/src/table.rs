@@ -3,7 +3,7 @@
 //! It never changes. A handshake reads it once; a new state of a server makes a new table,
 //! stored whole. What must survive that (whose turn it is) is shared between tables.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub(crate) struct Plan {
     routes: Routes,
     entries: Vec<RouteEntry>,
     upstreams: Vec<Upstream>,
+    /// Their addresses.
+    listeners: HashSet<Box<str>>,
 }
 
 /// A route, as far as it matters once it was picked.
@@ -57,6 +59,8 @@ pub(crate) struct Upstream {
     pub(crate) connect_timeout: Duration,
     pub(crate) retries: u32,
     pub(crate) servers: Vec<Server>,
+    /// The place of each server, by its address as written.
+    places: HashMap<Arc<str>, usize>,
     pub(crate) turns: Turns,
 }
 
@@ -81,6 +85,10 @@ impl Table {
             plan,
             states: away.collect(),
         }
+    }
+
+    pub(crate) fn drains(&self, server: u32) -> bool {
+        self.states.get(&server) == Some(&ServerState::Drain)
     }
 
     pub(crate) fn is_ready(&self, server: u32) -> bool {
@@ -124,6 +132,11 @@ impl Plan {
                 .iter()
                 .map(|(name, it)| Upstream::new(name, it))
                 .collect(),
+            listeners: config
+                .listeners
+                .iter()
+                .map(|listener| listener.address.to_string().into())
+                .collect(),
         }
     }
 
@@ -138,6 +151,10 @@ impl Plan {
 
     pub(crate) fn upstream_of(&self, route: usize) -> &Upstream {
         &self.upstreams[self.entries[route].upstream]
+    }
+
+    pub(crate) fn has_listener(&self, address: &str) -> bool {
+        self.listeners.contains(address)
     }
 }
 
@@ -156,12 +173,20 @@ impl Upstream {
             weight: server.weight,
             waiting: Arc::default(),
         };
+        let servers: Vec<Server> = upstream.servers.iter().map(server).collect();
+        let names = servers.iter().map(|it| Arc::clone(&it.shared.name));
         Self {
             connect_timeout: upstream.connect_timeout,
             retries: upstream.retries,
-            servers: upstream.servers.iter().map(server).collect(),
+            places: names.zip(0..).collect(),
+            servers,
             turns: Turns::new(upstream.balance, upstream.servers.len()),
             name,
         }
+    }
+
+    /// The server with this address.
+    pub(crate) fn server(&self, address: &str) -> Option<&Server> {
+        Some(&self.servers[*self.places.get(address)?])
     }
 }

@@ -4,5 +4,5 @@ pub(crate) mod ledger;
 mod lifecycle;
 mod limits;
 mod plain;
-mod rig;
+pub(crate) mod rig;
 mod upgrade;

@@ -13,8 +13,9 @@ pub(crate) mod rig;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use ends::{Ends, Lost, ROUNDS};
-pub(crate) use lane::{Broken, End, Lane, Tally, Turn, discard, fin, write};
+pub(crate) use ends::{Books, Ends, Lost, ROUNDS};
+pub(crate) use lane::{Broken, End, Lane, ParkedLane, Tally, Turn, discard, fin, write};
+pub(crate) use pings::{ParkedPings, Pings};
 
 use std::future::poll_fn;
 use std::num::NonZeroU64;
@@ -63,27 +64,61 @@ pub(crate) struct Ending {
     pub(crate) note: Option<&'static str>,
 }
 
+/// All that a tunnel's task knows between two polls.
+#[derive(Debug)]
+pub(crate) struct Course {
+    pub(crate) ends: Ends,
+    /// Who began the end: the first Close frame, the first FIN.
+    pub(crate) began: Option<Cause>,
+    /// When the second Close frame was relayed, in milliseconds from the tunnel's begin.
+    pub(crate) closed: Option<NonZeroU64>,
+}
+
+impl Course {
+    /// Of a tunnel that opens.
+    pub(crate) fn new(tunnel: Tunnel) -> Self {
+        Self {
+            ends: Ends::new(tunnel),
+            began: None,
+            closed: None,
+        }
+    }
+}
+
+/// What has become of a tunnel.
+pub(crate) enum Outcome {
+    /// It has ended, and both sockets are closed.
+    Ended(Ending),
+    /// Its task was told to give it up: nothing of it is read or written any more.
+    Left(Box<Course>),
+}
+
 /// Relays until both directions have ended, or something ends the tunnel: a broken
-/// connection, silence, a deadline. Returns when both sockets are closed.
+/// connection, silence, a deadline; or until it is told to leave.
 ///
 /// Not an `async fn`: that would hold the tunnel twice, as argument and as state.
 ///
 /// To be spawned as a task, not polled inside of another future: the waker that the timer and the orders get
 /// is that of the first poll, and is not renewed for every message.
-pub(crate) fn relay(tunnel: Tunnel) -> impl Future<Output = Ending> + Send {
-    let mut relay = Relay::new(tunnel);
+pub(crate) fn run(course: Course) -> impl Future<Output = Outcome> + Send {
+    let mut relay = Relay::new(course);
     async move {
-        let mut timer = pin!(sleep_until(relay.next_look().into()));
-        poll_fn(|cx| relay.poll(cx, timer.as_mut())).await
+        let ended = {
+            let mut timer = pin!(sleep_until(relay.next_look().into()));
+            poll_fn(|cx| relay.poll(cx, timer.as_mut())).await
+        };
+        match ended {
+            Some(ending) => Outcome::Ended(ending),
+            None => Outcome::Left(Box::new(relay.into_course())),
+        }
     }
 }
 
 #[derive(Debug)]
 struct Relay {
     ends: Ends,
-    /// Who began the end: the first Close frame, the first FIN.
+    /// As in [`Course`], which would be larger by its padding.
     began: Option<Cause>,
-    /// When the second Close frame was relayed, in milliseconds from the tunnel's begin.
     closed: Option<NonZeroU64>,
     orders_seen: u32,
     /// The timer has been polled since it was last set.
@@ -106,16 +141,23 @@ enum Stop {
     /// The client has left its pings unanswered.
     Silent,
     Ordered(By, Deadline),
+    /// The tunnel is to go on elsewhere.
+    Leave,
     /// Both Close frames are through, and the peers do not end their connections.
     Lingering,
 }
 
 impl Relay {
-    fn new(tunnel: Tunnel) -> Self {
+    fn new(course: Course) -> Self {
+        let Course {
+            ends,
+            began,
+            closed,
+        } = course;
         Self {
-            ends: Ends::new(tunnel),
-            began: None,
-            closed: None,
+            ends,
+            began,
+            closed,
             orders_seen: 0,
             waits_for_timer: false,
             blocked: None,
@@ -123,10 +165,20 @@ impl Relay {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Ending> {
+    fn into_course(self) -> Course {
+        Course {
+            ends: self.ends,
+            began: self.began,
+            closed: self.closed,
+        }
+    }
+
+    /// `None` if it is to leave.
+    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Option<Ending>> {
         if self.closing.is_none() {
             match ready!(self.poll_open(cx, timer.as_mut())) {
-                Stop::Ended => return Poll::Ready(self.ending(None)),
+                Stop::Ended => return Poll::Ready(Some(self.ending(None))),
+                Stop::Leave => return Poll::Ready(None),
                 stop => self.begin_close(stop, timer.as_mut()),
             }
         }
@@ -134,18 +186,15 @@ impl Relay {
             Some(closing) => ready!(closing.poll(cx, &mut self.ends, timer)),
             None => None,
         };
-        Poll::Ready(self.ending(note))
+        Poll::Ready(Some(self.ending(note)))
     }
 
     fn poll_open(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Stop> {
         if let Some(stop) = self.poll_timer(cx, timer.as_mut()) {
             return Poll::Ready(stop);
         }
-        let began = &mut self.began;
-        if let Err(lost) = self
-            .ends
-            .relay(cx, |ends| *began = began.or_else(|| beginner(ends)))
-        {
+        let Self { ends, began, .. } = self;
+        if let Err(lost) = ends.relay(cx, |ends| *began = began.or_else(|| beginner(ends))) {
             return Poll::Ready(Stop::Lost(lost));
         }
         let Ends {
@@ -173,6 +222,9 @@ impl Relay {
     fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Option<Stop> {
         let orders = &self.ends.books.record.orders;
         if orders.changed(&mut self.orders_seen, cx) {
+            if self.ends.books.record.orders.is_to_leave() {
+                return Some(Stop::Leave);
+            }
             timer.as_mut().reset(self.next_look().into());
             self.waits_for_timer = false;
         }
@@ -274,6 +326,8 @@ impl Relay {
             self.blocked = Some(*side);
         }
         let (cause, farewell) = stop.farewell();
+        // It stays to the end of its close.
+        drop(self.ends.books.record.orders.take_leave());
         // Who sent a Close frame or a FIN began the end, whatever came after it.
         self.began.get_or_insert(cause);
         self.closing = Some(Box::new(Closing::begin(
@@ -323,7 +377,7 @@ impl Stop {
         let (cause, code, reason) = match self {
             Self::Ordered(by, order) => {
                 let cause = match by {
-                    By::Retire | By::Server => Cause::Drain,
+                    By::Retire | By::Server | By::Lost => Cause::Drain,
                     By::Admin => Cause::Admin,
                 };
                 return (cause, Farewell::new(order.code, &order.reason));
@@ -337,7 +391,7 @@ impl Stop {
             Self::Idle => (Cause::Idle, 1001, "idle timeout"),
             Self::Old => (Cause::MaxAge, 1001, "max age"),
             Self::Silent => (Cause::PingTimeout, 1011, "ping timeout"),
-            Self::Ended | Self::Lingering => (Cause::Server, 1000, ""),
+            Self::Ended | Self::Leave | Self::Lingering => (Cause::Server, 1000, ""),
         };
         (cause, Farewell::new(code, reason))
     }

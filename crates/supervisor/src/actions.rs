@@ -8,6 +8,7 @@ use std::time::Duration;
 use wsgate_lifecycle::{Action, Event, Generation, Moment, Phase, Plan, Span, WorkerId};
 use wsgate_os::process::Exit;
 use wsgate_os::rendezvous;
+use wsgate_protocol::admin::{GenerationChange, WorkerChange};
 use wsgate_protocol::control::{
     Boot, ClosePlan, FromWorker, SocketSpec, ToWorker, VERSION, Window,
 };
@@ -24,7 +25,7 @@ const SOCKETS_AT_ONCE: usize = 200;
 const HASTE: Duration = Duration::from_millis(500);
 
 /// What the Close frames of a drained generation say.
-const REASON: &str = "service restart";
+pub(crate) const REASON: &str = "service restart";
 
 impl Supervisor {
     /// Gives an event to lifecycle and carries out what follows.
@@ -34,6 +35,7 @@ impl Supervisor {
         }
         self.expire_surplus();
         self.conclude_reload();
+        self.settle_handovers();
     }
 
     /// Old generations beyond those that may stay are closed as soon as the rate allows.
@@ -43,7 +45,7 @@ impl Supervisor {
             running.config.drain.generations,
             running.config.drain.close_rate,
         );
-        for generation in self.lifecycle.surplus(most, |it| self.held_by(it) > 0) {
+        for generation in self.lifecycle.surplus(most, |it| self.stays_in(it) > 0) {
             let now = self.now();
             let tunnels = self.held_by(generation);
             let soonest = self.closes.soonest(generation, now, tunnels, rate);
@@ -60,6 +62,14 @@ impl Supervisor {
                 self.carry_out(action);
             }
         }
+    }
+
+    /// The same without those that are about to move.
+    fn stays_in(&self, generation: Generation) -> u64 {
+        let links = self.links.values();
+        let own = links.filter(|link| link.generation == generation);
+        let staying = own.filter(|link| !self.handovers.is_moving(link.id));
+        staying.map(|link| self.figures.held_by(link.block)).sum()
     }
 
     /// Tunnels of a generation, those that are about to open included.
@@ -85,6 +95,7 @@ impl Supervisor {
             Action::Serve { worker, retired } => self.serve_retired(worker, retired),
             Action::LetGo { worker, retired } => self.let_go(worker, retired),
             Action::CloseRetired(retired) => self.sockets.close(retired),
+            Action::HandOver { from, to } => self.hand_over(from, to),
             Action::Retire { workers, deadline } => self.retire(&workers, deadline),
             Action::Dismiss(worker) => self.tell(worker, ToWorker::Exit),
             Action::Kill { worker, why } => self.kill(worker, why),
@@ -144,6 +155,7 @@ impl Supervisor {
             }
         };
         tracing::debug!(pid = link.pid, slot, generation, "worker started");
+        self.news.tell_worker(&link, WorkerChange::Started);
         let mut heirloom = vec![memfd, self.board.clone()];
         match rendezvous::bind(&self.directory.rendezvous(link.pid)) {
             Ok(rendezvous) => heirloom.push(Arc::new(rendezvous)),
@@ -301,6 +313,7 @@ impl Supervisor {
             let how = exit.map_or_else(|| "never started".to_owned(), |exit| exit.to_string());
             let (pid, slot, generation) = (link.pid, link.slot, link.generation);
             self.directory.forget(pid);
+            self.news.tell_end(&link, &how, tunnels);
             // Of an adopted one only its parent would be told.
             let well = exit == Some(Exit::Code(0)) || link.adopted && exit == Some(Exit::Unknown);
             if expected && well && tunnels == 0 {
@@ -313,6 +326,7 @@ impl Supervisor {
             }
             self.figures.release(link.block, &self.numbers);
         }
+        self.handovers.gone(worker);
         self.apply(Event::Exited(worker));
         self.last_words.remove(&worker);
     }
@@ -321,6 +335,8 @@ impl Supervisor {
         self.closes.release(generation);
         if self.generations.remove(&generation).is_some() {
             tracing::info!(generation, "generation is gone");
+            self.news
+                .tell_generation(generation, GenerationChange::Gone);
         }
     }
 
@@ -339,10 +355,11 @@ impl Supervisor {
         // Else a worker of the next generation goes on with every queue.
         let for_good = self.lifecycle.phase() == Phase::Stopping;
         for (generation, workers) in by_generation {
-            let held = |id: &WorkerId| {
-                self.links
-                    .get(id)
-                    .map_or(0, |link| self.figures.tunnels_of(link.block))
+            // Tunnels that are about to move need no time for their closes. A stop hands nothing over.
+            let moving = |id: &WorkerId| !for_good && self.handovers.is_moving(*id);
+            let held = |id: &WorkerId| match self.links.get(id) {
+                Some(link) if !moving(id) => self.figures.tunnels_of(link.block),
+                _ => 0,
             };
             let shares: Vec<u64> = workers.iter().map(held).collect();
             let (plans, warning) = self.plan(generation, deadline, &shares, None, REASON);
@@ -353,15 +370,21 @@ impl Supervisor {
                 self.tell(*worker, ToWorker::Retire { for_good, plan });
             }
             let at = self.started + deadline;
-            if let Some(record) = self.generations.get_mut(&generation) {
-                record.deadline = Some(at);
+            if let Some(record) = self.generations.get_mut(&generation)
+                && record.deadline.replace(at).is_none()
+            {
+                self.news
+                    .tell_generation(generation, GenerationChange::Draining);
             }
-            let tunnels: u64 = shares.iter().sum();
+            let links = workers.iter().filter_map(|id| self.links.get(id));
+            let tunnels: u64 = links.map(|link| self.figures.tunnels_of(link.block)).sum();
+            let moving = !for_good && workers.iter().any(|id| self.handovers.is_moving(*id));
             tracing::info!(
                 generation,
                 tunnels,
                 deadline_in_seconds = seconds(deadline.saturating_sub(self.now())),
-                "generation drains"
+                "generation {}",
+                if moving { "hands over" } else { "drains" }
             );
         }
     }
@@ -433,6 +456,11 @@ fn unzip(sockets: Vec<(SocketSpec, Arc<OwnedFd>)>) -> (Vec<SocketSpec>, Vec<Arc<
 /// Owner of the closes of a drained server; generations count from 1 and never get there.
 pub(crate) fn owner_of_server(server: u32) -> u64 {
     (1 << 63) | u64::from(server)
+}
+
+/// Owner of the closes of tunnels that a reload left no way; the `n`th such reservation.
+pub(crate) fn owner_of_lost(n: u64) -> u64 {
+    (1 << 62) | n
 }
 
 /// A grace as the API gives it, in seconds.

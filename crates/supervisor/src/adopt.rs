@@ -74,6 +74,7 @@ impl Supervisor {
             self.links.insert(name, link);
         }
         self.figures.bury_unclaimed(&self.numbers);
+        self.numbers.find(self.figures.counted(&self.board)?);
         self.sockets = Sockets::adopted(left.sockets);
         self.run_adopted(active.map(|(generation, ..)| generation), content);
         self.restore_drains();

@@ -70,7 +70,13 @@ impl Supervisor {
         let workers = (self.links.len() + config.workers) as u64;
         let sockets = self.sockets.count_with(config);
         let generations = self.generations.len() as u64 + 1;
-        let needed = BESIDE + sockets + PER_WORKER * workers + generations;
+        // Each worker that is there may give its tunnels away: both ends of a channel, until they are sent.
+        let channels = if config.drain.handover {
+            2 * self.links.len() as u64
+        } else {
+            0
+        };
+        let needed = BESIDE + sockets + PER_WORKER * workers + generations + channels;
         let has = self.descriptors;
         if needed <= has {
             return Ok(());

@@ -1,16 +1,21 @@
 //! Everything that can happen to the supervisor, in one closed list.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use wsgate_config::{Errors, Loaded, Sources};
 use wsgate_lifecycle::WorkerId;
 use wsgate_os::process::Exit;
 use wsgate_os::signals::Received;
-use wsgate_protocol::admin::{ReloadOutcome, ServerStateChanged, ServerStateRequest, Stopping};
+use wsgate_protocol::admin::{
+    Event as Told, ReloadOutcome, ServerStateChanged, ServerStateRequest, Stopping,
+};
 use wsgate_protocol::control::FromWorker;
 
 use crate::admin::{Refusal, Snapshot};
+use crate::judge::Verdict;
+use crate::reload::Curious;
 
 /// What happened. Timers are no events: the loop looks at the clock by itself.
 pub(crate) enum Event {
@@ -30,6 +35,10 @@ pub(crate) enum Event {
     Save,
     /// The admin socket wants something.
     Admin(Request),
+    /// The files of a dry run have been read.
+    DryRead(Box<Read>, Curious),
+    /// The tunnels have been judged for a reload that may be held back.
+    Judged(Box<std::io::Result<Verdict>>),
 }
 
 /// What reading the files has come to.
@@ -61,7 +70,14 @@ pub(crate) enum Request {
     /// How things are.
     Snapshot(oneshot::Sender<Snapshot>),
     /// Reload.
-    Reload(oneshot::Sender<ReloadOutcome>),
+    Reload {
+        force: bool,
+        reply: oneshot::Sender<ReloadOutcome>,
+    },
+    /// Say what a reload would do.
+    DryRun(oneshot::Sender<ReloadOutcome>),
+    /// All that happens from now on.
+    Events(oneshot::Sender<broadcast::Receiver<Arc<Told>>>),
     /// Stop.
     Stop {
         now: bool,

@@ -75,7 +75,7 @@ impl Content {
 
 /// SHA-256 over the texts, each with its length before it so that borders count. For
 /// a file without includes it is that of the file alone, as `sha256sum` prints it.
-fn digest(sources: &Sources) -> String {
+pub(crate) fn digest(sources: &Sources) -> String {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
     if let [only] = sources.files.as_slice() {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use wsgate_lifecycle::{Generation, WorkerId};
 use wsgate_os::channel::Channel;
+use wsgate_os::limits;
 use wsgate_os::process::{self, Process, Signal, Spawn};
 use wsgate_protocol::control::{FromWorker, Hello, ToWorker};
 
@@ -21,6 +22,13 @@ const QUEUE: usize = 1024;
 
 /// What a worker has to answer within.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a message is tried that the kernel does not let through: other processes of this user may have as many descriptors in
+/// flight as it allows (ETOOMANYREFS, see sendmsg(2)).
+const SENT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two tries.
+const SENT_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// A message with its descriptors.
 struct Outgoing {
@@ -315,7 +323,7 @@ impl Link {
         while let Some(Outgoing { message, fds }) = queue.recv().await {
             let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
             let sent = match serde_json::to_vec(&message) {
-                Ok(bytes) => channel.send(&bytes, &fds).await,
+                Ok(bytes) => send_patiently(&channel, &bytes, &fds).await,
                 Err(error) => Err(error.into()),
             };
             match sent {
@@ -327,6 +335,21 @@ impl Link {
                     return;
                 }
             }
+        }
+    }
+}
+
+/// What the kernel does not let through at the moment is tried again for a while: a worker that misses a message is ended,
+/// with all its tunnels.
+async fn send_patiently(channel: &Channel, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let until = Instant::now() + SENT_WITHIN;
+    loop {
+        match channel.send(bytes, fds).await {
+            Err(error) if limits::may_pass(&error) && Instant::now() < until => {
+                tracing::debug!(%error, "a message to a worker has to wait");
+                tokio::time::sleep(SENT_AGAIN_AFTER).await;
+            }
+            sent => return sent,
         }
     }
 }

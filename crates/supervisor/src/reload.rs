@@ -4,9 +4,12 @@
 //! reads the files after they were made: each caller gets the generation that holds
 //! its content. Whatever fails before the commit leaves nothing behind.
 
+mod dry_run;
+mod handing_over;
+mod held;
 mod prepare;
+mod words;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,15 +18,20 @@ use tokio::sync::oneshot;
 use wsgate_config::{Config, Errors, Loaded, Sources};
 use wsgate_lifecycle::{Failure, Generation, Phase};
 use wsgate_os::systemd;
-use wsgate_protocol::admin::{LastReload, ReloadOutcome, Reloaded, Unchanged};
+use wsgate_protocol::admin::{EventKind, GenerationChange, LastReload, ReloadOutcome, Unchanged};
 
+pub(crate) use self::dry_run::Curious;
+use self::handing_over::Committed;
+use self::held::Judging;
+pub(crate) use self::held::{HELP as HELD_HELP, HeldBack};
 pub(crate) use self::prepare::Fixed;
-use self::prepare::{Refused, copy_numbers};
+use self::prepare::Refused;
 use crate::admin;
 use crate::event::{Event, Read};
 use crate::generation::Content;
+use crate::servers::Renamed;
 use crate::sockets::Staged;
-use crate::supervisor::{Running, Supervisor, level, notify_systemd, tenths};
+use crate::supervisor::{Running, Supervisor, level, notify_systemd};
 use crate::{Error, adopt};
 
 /// Until what a commit has changed is written down.
@@ -55,6 +63,8 @@ struct Waiter {
     by: By,
     asked: Instant,
     asked_at: SystemTime,
+    /// Also what is held back.
+    force: bool,
     reply: Option<oneshot::Sender<ReloadOutcome>>,
 }
 
@@ -64,6 +74,7 @@ impl Waiter {
             by: By::Start,
             asked: Instant::now(),
             asked_at: SystemTime::now(),
+            force: false,
             reply: None,
         }
     }
@@ -75,6 +86,12 @@ pub(crate) struct Reloads {
     queued: Vec<Waiter>,
     stage: Stage,
     pub(crate) last: Option<LastReload>,
+    /// What would drain too many tunnels, and waits for a word.
+    pub(crate) held: Option<HeldBack>,
+    /// The digest of what was held back when the last supervisor died.
+    held_before: Option<String>,
+    /// Servers whose drain is to be planned anew once the tunnels have moved.
+    renamed: Vec<Renamed>,
     /// What was read last, whether it could be used or not.
     last_read: Option<Arc<Sources>>,
     pub(crate) done: u64,
@@ -86,7 +103,10 @@ enum Stage {
     #[default]
     Idle,
     Reading(Vec<Waiter>),
+    Judging(Box<Judging>),
     Starting(Box<Candidate>),
+    /// The commit is behind it; live tunnels move.
+    HandingOver(Box<Committed>),
 }
 
 /// A generation on its way to the commit. Dropped, it lets go of its new sockets.
@@ -104,6 +124,20 @@ struct Candidate {
 }
 
 impl Reloads {
+    /// `held_before`: what the last supervisor held back.
+    pub(crate) fn after(held_before: Option<String>) -> Self {
+        Self {
+            held_before,
+            ..Self::default()
+        }
+    }
+
+    /// Whether this was held back when the last supervisor died.
+    pub(crate) fn was_held(&self, read: Option<&Sources>) -> bool {
+        let digest = read.map(crate::generation::digest);
+        digest.is_some() && digest == self.held_before
+    }
+
     /// Whether these texts are others than those that were read last.
     pub(crate) fn is_news(&self, sources: &Sources) -> bool {
         // What could not be read before is news once it can be.
@@ -120,11 +154,18 @@ impl Reloads {
         }
     }
 
+    /// Whether live tunnels move, and the answer waits for it.
+    pub(crate) fn is_handing_over(&self) -> bool {
+        matches!(self.stage, Stage::HandingOver(_))
+    }
+
     /// Something the operator should know about the reload under way.
     pub(crate) fn warn(&mut self, warning: String) {
         tracing::warn!("{warning}");
-        if let Stage::Starting(candidate) = &mut self.stage {
-            candidate.warnings.push(warning);
+        match &mut self.stage {
+            Stage::Starting(candidate) => candidate.warnings.push(warning),
+            Stage::HandingOver(committed) => committed.warnings.push(warning),
+            _ => {}
         }
     }
 }
@@ -159,11 +200,17 @@ impl Supervisor {
     }
 
     /// Asks for a reload.
-    pub(crate) fn request_reload(&mut self, by: By, reply: Option<oneshot::Sender<ReloadOutcome>>) {
+    pub(crate) fn request_reload(
+        &mut self,
+        by: By,
+        force: bool,
+        reply: Option<oneshot::Sender<ReloadOutcome>>,
+    ) {
         let waiter = Waiter {
             by,
             asked: Instant::now(),
             asked_at: SystemTime::now(),
+            force,
             reply,
         };
         if self.lifecycle.phase() != Phase::Running {
@@ -197,15 +244,32 @@ impl Supervisor {
         self.reloads.last_read = read.sources.map(Arc::new);
         let loaded = match read.loaded {
             Ok(loaded) => loaded,
-            Err(errors) => return self.refuse_errors(waiters, &errors),
+            Err(errors) => {
+                let last = self.reloads.last_read.clone();
+                self.forget_held_unless(last.as_deref());
+                return self.refuse_errors(waiters, &errors);
+            }
         };
+        self.forget_held_unless(Some(&loaded.sources));
         if let Some(generation) = self.unchanged(&loaded) {
             // What runs is what the file says now.
             self.fallback = None;
             self.apply(wsgate_lifecycle::Event::Retry);
             let unchanged = self.unchanged_outcome(generation);
+            tracing::info!(
+                generation,
+                by = waiters.first().map(|waiter| waiter.by.name()),
+                "unchanged: the files say what runs already"
+            );
             return self.finish(waiters, &unchanged);
         }
+        if self.may_be_held(&waiters) {
+            return self.judge_first(waiters, loaded);
+        }
+        self.begin(waiters, loaded);
+    }
+
+    fn begin(&mut self, waiters: Vec<Waiter>, loaded: Loaded) {
         match self.prepare(loaded) {
             Ok(candidate) => self.launch(Candidate {
                 waiters,
@@ -227,12 +291,10 @@ impl Supervisor {
     /// The active generation, if it runs this already. Comments and order of keys are no change.
     fn unchanged(&mut self, loaded: &Loaded) -> Option<Generation> {
         let generation = self.lifecycle.active()?;
-        let running = self.running.as_mut()?;
-        let mut wanted = loaded.config.clone();
-        copy_numbers(&mut wanted, &running.config);
-        if wanted != *running.config {
+        if !self.runs(&loaded.config) {
             return None;
         }
+        let running = self.running.as_mut()?;
         let active_since = running.content.active_since;
         running.content = Content {
             active_since,
@@ -270,11 +332,14 @@ impl Supervisor {
         };
         self.reloads.stage = Stage::Starting(Box::new(candidate));
         tracing::info!(generation, workers = config.workers, "generation starts");
+        self.news
+            .tell_generation(generation, GenerationChange::Starting);
         let (slots, grace) = (config.workers, config.drain.grace);
         self.apply(wsgate_lifecycle::Event::Begin {
             generation,
             slots,
             grace,
+            handover: config.drain.handover,
         });
     }
 
@@ -292,15 +357,20 @@ impl Supervisor {
         let content = candidate.content.clone();
         let http = candidate.http.take();
         self.fallback = candidate.fallback.take();
+        self.reloads.held = None;
         self.sockets
             .commit(&mut candidate.staged, &config, generation);
-        self.states.keep_only(&config);
         if let Err(error) = self.log.set_level(level(&config)) {
             tracing::warn!(%error, "log level not changed");
         }
         self.switch_http(&config, http);
         self.rearm_watch(&content.sources, config.reload.watch);
+        // New workers know it before they accept, and before a tunnel comes.
+        self.follow_states(&config, generation);
+        self.begin_handovers(&config);
         self.running = Some(Running { config, content });
+        self.news
+            .tell_generation(generation, GenerationChange::Active);
         self.save_soon();
     }
 
@@ -350,6 +420,8 @@ impl Supervisor {
     /// The candidate has been given up.
     pub(crate) fn failed(&mut self, generation: Generation, failure: &Failure) {
         let why = self.describe(failure);
+        self.news
+            .tell_generation(generation, GenerationChange::Failed);
         match &mut self.reloads.stage {
             Stage::Starting(candidate) if candidate.generation == generation => {
                 candidate.failure = Some(why)
@@ -378,6 +450,7 @@ impl Supervisor {
     /// Tells everybody how the reload went, once lifecycle has decided. Called after
     /// every batch of actions, so that the drain of the old generation is known.
     pub(crate) fn conclude_reload(&mut self) {
+        self.conclude_handover();
         let concluded = matches!(&self.reloads.stage, Stage::Starting(candidate) if candidate.committed || candidate.failure.is_some());
         if !concluded {
             return;
@@ -399,41 +472,8 @@ impl Supervisor {
                 self.end = Some(Err(Error::FirstGeneration(why)))
             }
             Some(why) => self.finish(waiters, &failed(why)),
-            None => self.finish_committed(generation, waiters, warnings),
+            None => self.committed(generation, waiters, warnings),
         }
-    }
-
-    fn finish_committed(
-        &mut self,
-        generation: Generation,
-        waiters: Vec<Waiter>,
-        warnings: Vec<String>,
-    ) {
-        let first = waiters.is_empty();
-        let draining = self.draining();
-        let asked = waiters
-            .iter()
-            .map(|waiter| waiter.asked)
-            .min()
-            .unwrap_or(self.started);
-        let reloaded = Reloaded {
-            generation,
-            milliseconds: asked.elapsed().as_secs_f64() * 1e3,
-            draining_tunnels: draining.tunnels,
-            draining_generations: draining.generations,
-            deadline_at: draining.deadline.map(admin::time_of_day_at),
-            warnings,
-        };
-        tracing::info!(
-            generation,
-            milliseconds = tenths(reloaded.milliseconds),
-            draining_tunnels = reloaded.draining_tunnels,
-            "generation is active"
-        );
-        if !first {
-            self.reloads.done += 1;
-        }
-        self.finish(waiters, &ReloadOutcome::Reloaded(reloaded));
     }
 
     /// Answers, remembers, and goes on with whoever came meanwhile.
@@ -461,6 +501,11 @@ impl Supervisor {
                 by: waiter.by.name().to_owned(),
                 outcome: outcome.clone(),
             });
+            // That one has an event of its own.
+            if !matches!(outcome, ReloadOutcome::Held(_)) {
+                let (by, outcome) = (waiter.by.name().to_owned(), outcome.clone());
+                self.news.tell(EventKind::Reload { by, outcome });
+            }
         }
         for reply in waiters.into_iter().filter_map(|waiter| waiter.reply) {
             // Whoever asked may have gone away.
@@ -472,35 +517,6 @@ impl Supervisor {
     pub(crate) fn fail_queued_reloads(&mut self, why: &str) {
         let queued = std::mem::take(&mut self.reloads.queued);
         self.answer(queued, &failed(why));
-    }
-}
-
-/// What is left of generations that are not active.
-pub(crate) struct Draining {
-    pub(crate) tunnels: u64,
-    pub(crate) generations: u64,
-    pub(crate) deadline: Option<Instant>,
-}
-
-impl Supervisor {
-    fn draining(&self) -> Draining {
-        let active = self.lifecycle.active();
-        let old = self
-            .links
-            .values()
-            .filter(|link| Some(link.generation) != active);
-        let mut held: BTreeMap<Generation, u64> = BTreeMap::new();
-        for link in old {
-            *held.entry(link.generation).or_default() += self.figures.tunnels_of(link.block);
-        }
-        // One that holds nothing is about to go, whatever its deadline says.
-        let hold = held.iter().filter(|(_, tunnels)| **tunnels > 0);
-        let deadline = hold.filter_map(|(number, _)| self.generations.get(number)?.deadline);
-        Draining {
-            tunnels: held.values().sum(),
-            generations: held.len() as u64,
-            deadline: deadline.max(),
-        }
     }
 }
 

@@ -36,6 +36,23 @@ pub(crate) struct Saved {
     word: Word,
 }
 
+/// What a commit has done to the operator's word.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Followed {
+    /// Words that have gone along.
+    pub(crate) renamed: Vec<Renamed>,
+    /// What to tell of the others.
+    pub(crate) forgotten: Vec<String>,
+}
+
+/// A server whose upstream has another name now.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Renamed {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) server: String,
+}
+
 impl ServerStates {
     pub(crate) fn get(&self, upstream: &str, address: &str) -> ServerState {
         self.states
@@ -92,10 +109,38 @@ impl ServerStates {
         drains.collect()
     }
 
-    /// Forgets servers that `config` does not have: one that comes back is a new one.
-    pub(crate) fn keep_only(&mut self, config: &Config) {
-        self.states
-            .retain(|(upstream, address), _| has(config, upstream, address));
+    /// What becomes of the operator's word at a commit. A server that the configuration does not have any more is
+    /// forgotten: one that comes back is a new one. But where its upstream has only been given another name the word goes along.
+    pub(crate) fn follow(&mut self, before: Option<&Config>, config: &Config) -> Followed {
+        let mut followed = Followed::default();
+        let gone = |(upstream, address): &(String, String)| !has(config, upstream, address);
+        let gone: Vec<_> = self
+            .states
+            .keys()
+            .filter(|key| gone(key))
+            .cloned()
+            .collect();
+        for key in gone {
+            let Some(word) = self.states.remove(&key) else {
+                continue;
+            };
+            let (upstream, address) = key;
+            match renamed(before, config, &upstream, &address) {
+                Some(name) => {
+                    self.states.insert((name.clone(), address.clone()), word);
+                    followed.renamed.push(Renamed {
+                        from: upstream,
+                        to: name,
+                        server: address,
+                    });
+                }
+                None => followed.forgotten.push(format!(
+                    "server {upstream}/{address} was in {}: that word is forgotten with it",
+                    word.state
+                )),
+            }
+        }
+        followed
     }
 
     /// What a worker is told.
@@ -111,6 +156,25 @@ impl ServerStates {
             })
             .collect()
     }
+}
+
+/// The new name of an upstream that is gone: that of the only one with this server, if the name is new.
+fn renamed(
+    before: Option<&Config>,
+    config: &Config,
+    upstream: &str,
+    address: &str,
+) -> Option<String> {
+    if config.upstreams.contains_key(upstream) {
+        return None;
+    }
+    let mut with_it = config
+        .upstreams
+        .keys()
+        .filter(|name| has(config, name, address));
+    let name = with_it.next()?;
+    let is_new = before.is_none_or(|before| !before.upstreams.contains_key(name));
+    (with_it.next().is_none() && is_new).then(|| name.clone())
 }
 
 /// Whether a configuration has a server.

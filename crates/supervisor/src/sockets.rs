@@ -101,6 +101,12 @@ pub(crate) struct Staged {
     unix: BTreeMap<ListenAddress, Unix>,
 }
 
+impl Staged {
+    fn has(&self, address: &ListenAddress) -> bool {
+        self.bound.contains_key(address) || self.unix.contains_key(address)
+    }
+}
+
 /// How many sockets a listener has.
 pub(crate) struct Counts {
     /// As bound.
@@ -120,6 +126,30 @@ impl Sockets {
                 .map_err(|source| Error::new(address, source))?;
         }
         Ok(staged)
+    }
+
+    /// Whether [`Sockets::stage`] would have its way. Nothing stays of the trial, and what a candidate has bound is
+    /// left alone.
+    pub(crate) fn try_stage(
+        &self,
+        config: &Config,
+        candidate: Option<&Staged>,
+    ) -> Result<(), Error> {
+        for listener in &config.listeners {
+            let address = &listener.address;
+            let tried = match address {
+                _ if candidate.is_some_and(|staged| staged.has(address)) => Ok(()),
+                ListenAddress::Tcp(_) => {
+                    self.stage_one(address, config.workers, &mut Staged::default())
+                }
+                ListenAddress::Unix(path) => match self.listeners.get(address) {
+                    Some(Behind::Unix(unix)) if !unix.shut => Ok(()),
+                    _ => socket::probe_unix(path),
+                },
+            };
+            tried.map_err(|source| Error::new(address, source))?;
+        }
+        Ok(())
     }
 
     /// How many descriptors there are once `config` is added to what is there.

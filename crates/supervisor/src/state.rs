@@ -27,6 +27,9 @@ pub(crate) struct State {
     pub(crate) generation: u64,
     /// Servers that are not `ready`.
     pub(crate) servers: Vec<Saved>,
+    /// What was held back: the digest of its text.
+    #[serde(default)]
+    pub(crate) held: Option<String>,
 }
 
 /// `last-good.json`
@@ -96,6 +99,7 @@ impl Supervisor {
             instance: self.instance,
             generation: self.last_generation,
             servers: self.states.saved(),
+            held: self.reloads.held.as_ref().map(|held| held.digest()),
         };
         let path = self.directory.state();
         self.save(&path, &state)

@@ -17,12 +17,12 @@ use wsgate_os::log::{self, LogHandle, LogSettings};
 use wsgate_os::signals::{self, Received};
 use wsgate_os::socket::steer;
 use wsgate_os::{limits, systemd};
-use wsgate_protocol::admin::Stopping;
 use wsgate_protocol::control::{FromWorker, ToWorker, VERSION};
 
 use crate::adopt::LeftBehind;
 use crate::event::{Event, Events, Request};
 use crate::generation::{Content, Record};
+use crate::handover::Handovers;
 use crate::link::Link;
 use crate::numbers::Numbers;
 use crate::reload::{By, Fixed, Reloads, log_mistakes, mistakes_in_words};
@@ -68,6 +68,7 @@ pub(crate) struct Supervisor {
     /// Begins the ids of requests and tunnels: higher than that of any supervisor before.
     pub(crate) instance: u64,
     pub(crate) reloads: Reloads,
+    pub(crate) news: admin::News,
     pub(crate) restarts: u64,
     pub(crate) adoptions: u64,
     pub(crate) state_write_failures: u64,
@@ -78,6 +79,7 @@ pub(crate) struct Supervisor {
     /// RLIMIT_NOFILE, of this process and of every worker.
     pub(crate) descriptors: u64,
     pub(crate) watchdog: Watchdog,
+    pub(crate) handovers: Handovers,
     /// Why workers ended, as they said themselves.
     pub(crate) last_words: HashMap<WorkerId, String>,
     /// What runs; `None` until the first commit.
@@ -247,10 +249,12 @@ impl Supervisor {
             figures: Figures::new(board),
             board: Arc::new(fd),
             states: ServerStates::restored(state.servers),
-            reloads: Reloads::default(),
+            reloads: Reloads::after(state.held),
+            news: admin::News::default(),
             restarts: 0,
             descriptors,
             watchdog: Watchdog::default(),
+            handovers: Handovers::default(),
             last_words: HashMap::new(),
             running: None,
             http: None,
@@ -284,6 +288,10 @@ impl Supervisor {
                 "{why}: the last good configuration runs. Mend it, then `wsctl reload`"
             );
             self.fallback = Some(why);
+        } else if self.reloads.was_held(read.as_ref()) {
+            tracing::warn!(
+                "the file that was held back (reload.max_drained) when the last supervisor died is loaded now"
+            );
         }
         if !left.workers.is_empty() {
             // What they run is what ran last, unless that could not be written down.
@@ -312,6 +320,7 @@ impl Supervisor {
                 _ = look.tick() => {
                     self.look();
                     self.save_again();
+                    self.give_up_closes();
                     // What a long list or a large configuration has needed.
                     wsgate_os::memory::give_back();
                 }
@@ -333,6 +342,8 @@ impl Supervisor {
             Event::Looked(sources) => self.looked(sources),
             Event::Save => self.save_all(),
             Event::Admin(request) => self.admin(request),
+            Event::DryRead(read, curious) => self.dry_read(*read, curious),
+            Event::Judged(verdict) => self.judged(*verdict),
         }
     }
 
@@ -358,6 +369,22 @@ impl Supervisor {
             FromWorker::Failed { reason } => {
                 self.last_words.insert(worker, reason);
             }
+            FromWorker::HandedOver {
+                handover,
+                moved,
+                stays,
+                broken,
+                longest_pause_us,
+            } => {
+                self.handovers.note_pause(handover, longest_pause_us);
+                self.handed_over(worker, handover, moved, stays, broken);
+            }
+            FromWorker::TookOver {
+                handover,
+                fates,
+                longest_pause_us,
+                over: _,
+            } => self.took_over(worker, handover, fates, longest_pause_us),
             // The link keeps these to itself.
             FromWorker::Pong { .. } => {}
             FromWorker::Hello(_) | FromWorker::Sockets { .. } => {
@@ -370,7 +397,9 @@ impl Supervisor {
         // Whoever asked may be gone by the time of the answer.
         match request {
             Request::Snapshot(reply) => drop(reply.send(self.snapshot())),
-            Request::Reload(reply) => self.request_reload(By::Admin, Some(reply)),
+            Request::Reload { force, reply } => self.request_reload(By::Admin, force, Some(reply)),
+            Request::DryRun(reply) => self.request_dry_run(reply),
+            Request::Events(reply) => drop(reply.send(self.news.listen())),
             Request::Stop { now, reply } => drop(reply.send(self.request_stop(now))),
             Request::Server {
                 upstream,
@@ -389,7 +418,7 @@ impl Supervisor {
         match signal {
             libc::SIGHUP => {
                 tracing::info!(signal = name, pid, uid, "reload asked for");
-                self.request_reload(By::Signal, None);
+                self.request_reload(By::Signal, false, None);
             }
             libc::SIGTERM | libc::SIGQUIT | libc::SIGINT => {
                 tracing::info!(signal = name, pid, uid, "stop asked for");
@@ -413,41 +442,6 @@ impl Supervisor {
         self.send_to_all(&ToWorker::ReopenLogs);
     }
 
-    /// Begins to stop, or stops faster.
-    fn request_stop(&mut self, now: bool) -> Stopping {
-        let stop = self
-            .running
-            .as_ref()
-            .map(|running| running.config.stop.clone());
-        let (accept_for, grace) = match stop {
-            Some(stop) if !now => (stop.accept_for, stop.grace),
-            _ => (Duration::ZERO, Duration::ZERO),
-        };
-        // A second request without `now` changes nothing.
-        if now || self.lifecycle.phase() == Phase::Running {
-            notify_systemd(systemd::stopping());
-            let all = accept_for + grace;
-            notify_systemd(systemd::extend_timeout(all + Duration::from_secs(10)));
-            tracing::info!(
-                tunnels = self.figures.tunnels(),
-                accept_for_seconds = seconds(accept_for),
-                grace_seconds = seconds(grace),
-                "wsgate stops"
-            );
-            self.stop_deadline = Some(Instant::now() + all);
-            self.fail_queued_reloads("wsgate stops");
-            self.apply(wsgate_lifecycle::Event::Stop { accept_for, grace });
-        }
-        let left = self
-            .stop_deadline
-            .map(|at| at.saturating_duration_since(Instant::now()));
-        Stopping {
-            pid: std::process::id(),
-            tunnels: self.figures.tunnels(),
-            deadline_in_seconds: left.unwrap_or_default().as_secs_f64(),
-        }
-    }
-
     /// The time as lifecycle counts it.
     pub(crate) fn now(&self) -> Moment {
         self.started.elapsed()
@@ -461,7 +455,8 @@ impl Supervisor {
 
     fn wake_at(&self) -> Option<Instant> {
         let lifecycle = self.lifecycle.wake_at().map(|moment| self.started + moment);
-        let times = [lifecycle, self.look_at, self.beat_at()];
+        let handovers = self.handovers.look_at();
+        let times = [lifecycle, self.look_at, self.beat_at(), handovers];
         times.into_iter().flatten().min()
     }
 
@@ -471,6 +466,7 @@ impl Supervisor {
             self.look();
         }
         self.beat_if_due();
+        self.look_at_handovers();
         self.apply(wsgate_lifecycle::Event::Tick);
     }
 
@@ -511,7 +507,9 @@ impl Supervisor {
         let Some(sources) = sources else { return };
         if self.reloads.is_news(&sources) {
             tracing::info!("the configuration has changed on disk");
-            self.request_reload(By::Watch, None);
+            self.request_reload(By::Watch, false, None);
+        } else if self.is_held_by_silence(&sources) {
+            self.request_reload(By::Watch, false, None);
         }
     }
 

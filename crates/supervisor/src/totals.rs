@@ -1,10 +1,12 @@
 //! Figures of the whole gateway: what the board says. Dead workers' totals are on it, too.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use wsgate_os::board::{BLOCKS, Board, GENERAL};
+use wsgate_os::board::{BLOCKS, Board, Counted, GENERAL};
 use wsgate_protocol::admin::Totals;
-use wsgate_protocol::board::{CAUSES, Cell, STATUSES, route, server};
+use wsgate_protocol::board::{self, CAUSES, Cell, STATUSES, route, server};
 
 use crate::numbers::Numbers;
 
@@ -17,6 +19,8 @@ pub(crate) struct Figures {
     board: Board,
     /// Whether a block belongs to a worker.
     claimed: Vec<bool>,
+    /// Workers have gone whose tunnels are not accounted for.
+    unsettled: bool,
 }
 
 /// What is known of one server.
@@ -32,7 +36,11 @@ impl Figures {
         board.claim(OF_THE_DEAD);
         let mut claimed = vec![false; BLOCKS];
         claimed[OF_THE_DEAD] = true;
-        Self { board, claimed }
+        Self {
+            board,
+            claimed,
+            unsettled: false,
+        }
     }
 
     /// Whether a worker that another supervisor has left behind keeps its block; `false` if it names one
@@ -53,6 +61,7 @@ impl Figures {
                 self.release(block, numbers);
             }
         }
+        self.settle();
     }
 
     /// A block for a new worker, all zero; `None` if there are as many workers as blocks.
@@ -63,13 +72,11 @@ impl Figures {
         Some(block)
     }
 
-    /// A worker is gone: its totals are kept, its gauges are cleared.
+    /// A worker is gone: its totals are kept, its gauges are cleared. What becomes of the tunnels that it
+    /// held is for [`Self::settle`].
     pub(crate) fn release(&mut self, block: usize, numbers: &Numbers) {
-        // A worker that ends with tunnels takes them with it, whatever ended it.
-        let lost = self.tunnels_of(block);
-        if let Some(stop) = CAUSES.iter().position(|cause| *cause == "worker_stop") {
-            add(self.dead(Cell::Ended(stop)), lost);
-        }
+        add(self.dead(Cell::Tunnels), self.tunnels_of(block));
+        self.unsettled = true;
         for cell in total_cells() {
             let left = self.board.general(block, cell.index());
             add(self.dead(cell), left.load(Ordering::Relaxed));
@@ -84,8 +91,43 @@ impl Figures {
                 }
             }
         }
+        self.bury_moves(block);
         self.board.clear(block);
         self.claimed[block] = false;
+    }
+
+    /// What a dead worker has given and taken goes to the dead. Other workers count tunnels meanwhile, and take off what was taken more than
+    /// given: in this order they have too many at any moment, never too few.
+    fn bury_moves(&self, block: usize) {
+        let of = |cell: Cell| self.board.general(block, cell.index());
+        let [taken, given] = [Cell::MovedIn, Cell::MovedOut].map(of);
+        add(self.dead(Cell::MovedOut), given.load(Ordering::Relaxed));
+        let left = taken.swap(0, Ordering::SeqCst);
+        add(self.dead(Cell::MovedIn), left);
+        given.store(0, Ordering::Release);
+    }
+
+    /// Accounts for the tunnels of workers that are gone. To be called while none is on its way from one worker to
+    /// another: then what was taken and given differs by what the dead did not come to count.
+    pub(crate) fn settle(&mut self) {
+        if !std::mem::take(&mut self.unsettled) {
+            return;
+        }
+        let held = self.tunnels_of(OF_THE_DEAD);
+        // A tunnel that opened late may move even now. It is no one's that is gone: what it changes between two looks is to be seen by neither.
+        let given_before = self.total(Cell::MovedOut);
+        let (taken, given) = (self.total(Cell::MovedIn), self.total(Cell::MovedOut));
+        // It gave them, and they live elsewhere.
+        let alive = taken.saturating_sub(given).min(held);
+        add(self.dead(Cell::MovedOut), alive);
+        // They were given to it, and ended with it.
+        let unseen = given_before.saturating_sub(taken);
+        add(self.dead(Cell::MovedIn), unseen);
+        // A worker that ends with tunnels takes them with it, whatever ended it.
+        if let Some(stop) = CAUSES.iter().position(|cause| *cause == "worker_stop") {
+            add(self.dead(Cell::Ended(stop)), held - alive + unseen);
+        }
+        self.dead(Cell::Tunnels).store(0, Ordering::Relaxed);
     }
 
     fn dead(&self, cell: Cell) -> &AtomicU64 {
@@ -110,6 +152,11 @@ impl Figures {
     /// Tunnels and handshakes under way of one worker.
     pub(crate) fn held_by(&self, block: usize) -> u64 {
         self.tunnels_of(block) + sane(self.board.general(block, Cell::Opening.index()))
+    }
+
+    /// Tunnels that others have taken from one worker.
+    pub(crate) fn given_by(&self, block: usize) -> u64 {
+        sane(self.board.general(block, Cell::MovedOut.index()))
     }
 
     /// Tunnels of one worker to one server.
@@ -137,9 +184,20 @@ impl Figures {
         }
     }
 
-    /// All tunnels.
+    /// Tunnels of one worker, out of those to these servers, that have a deadline.
+    pub(crate) fn draining_of(&self, block: usize, servers: impl Iterator<Item = u32>) -> u64 {
+        let of = |number: u32| self.board.server(block, number as usize, server::DRAINING);
+        servers.map(|number| sane(of(number))).sum()
+    }
+
+    /// Routes and servers that tunnels go by, whether they have a name or not.
+    pub(crate) fn counted(&self, board: &OwnedFd) -> io::Result<Counted> {
+        self.board.counted(board)
+    }
+
+    /// All tunnels, those that move counted once.
     pub(crate) fn tunnels(&self) -> u64 {
-        self.board.sum_general(Cell::Tunnels.index())
+        board::tunnels(&[Cell::Tunnels], |cell| self.total(cell))
     }
 
     /// A total over workers that live and workers that are gone.
@@ -154,6 +212,7 @@ impl Figures {
         Totals {
             tunnels: self.tunnels(),
             tunnels_opened: self.total(Cell::TunnelsOpened),
+            handovers: self.total(Cell::MovedIn),
             tunnels_ended: causes
                 .map(|(n, cause)| ((*cause).to_owned(), self.total(Cell::Ended(n))))
                 .collect(),
@@ -176,7 +235,7 @@ impl Figures {
 fn add(total: &AtomicU64, n: u64) {
     total.store(
         total.load(Ordering::Relaxed).wrapping_add(n),
-        Ordering::Relaxed,
+        Ordering::Release,
     );
 }
 
@@ -228,6 +287,7 @@ mod tests {
         );
 
         figures.release(block, &Numbers::default());
+        figures.settle();
         let totals = figures.totals();
         assert_eq!((totals.tunnels, totals.tunnels_opened), (0, 9));
         assert_eq!(totals.tunnels_ended["drain"], 6);
@@ -237,5 +297,65 @@ mod tests {
         );
         assert_eq!(figures.claim(), Some(block));
         assert_eq!(figures.totals().tunnels_opened, 9);
+    }
+
+    /// Two workers with these gauges: tunnels, taken over, given.
+    fn moving(old: [u64; 3], new: [u64; 3]) -> (Figures, usize, usize) {
+        let (board, _fd) = Board::create().expect("a board");
+        let mut figures = Figures::new(board.clone());
+        let mut claim = |counted: [u64; 3]| {
+            let block = figures.claim().expect("a block");
+            let cells = [Cell::Tunnels, Cell::MovedIn, Cell::MovedOut];
+            for (cell, n) in cells.into_iter().zip(counted) {
+                let cell = board.general(block, cell.index());
+                cell.store(n, Ordering::Relaxed);
+            }
+            block
+        };
+        let (old, new) = (claim(old), claim(new));
+        (figures, old, new)
+    }
+
+    fn stopped(figures: &Figures) -> u64 {
+        figures.totals().tunnels_ended["worker_stop"]
+    }
+
+    #[test]
+    fn a_tunnel_that_moves_is_one_tunnel() {
+        // 32 of 100 are in the new worker, and 10 of these in the old one still.
+        let (figures, _, _) = moving([78, 0, 22], [32, 32, 0]);
+        assert_eq!((figures.tunnels(), figures.totals().handovers), (100, 32));
+    }
+
+    #[test]
+    fn what_a_dead_giver_had_given_lives_on() {
+        let (mut figures, old, _) = moving([78, 0, 22], [32, 32, 0]);
+        figures.release(old, &Numbers::default());
+        assert_eq!(
+            (figures.tunnels(), stopped(&figures)),
+            (100, 0),
+            "not known before it is settled"
+        );
+        figures.settle();
+        assert_eq!((figures.tunnels(), stopped(&figures)), (32, 68));
+        figures.settle();
+        assert_eq!((figures.tunnels(), stopped(&figures)), (32, 68));
+    }
+
+    #[test]
+    fn what_a_dead_taker_had_counted_and_not_taken_is_with_the_giver() {
+        let (mut figures, _, new) = moving([100, 0, 0], [32, 32, 0]);
+        figures.release(new, &Numbers::default());
+        figures.settle();
+        assert_eq!((figures.tunnels(), stopped(&figures)), (100, 0));
+    }
+
+    #[test]
+    fn what_a_dead_taker_had_taken_and_not_counted_has_ended() {
+        let (mut figures, _, new) = moving([68, 0, 32], [0, 0, 0]);
+        figures.release(new, &Numbers::default());
+        figures.settle();
+        assert_eq!((figures.tunnels(), stopped(&figures)), (68, 32));
+        assert_eq!(figures.totals().handovers, 32);
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use wsgate_lifecycle::{Event, Signs, WorkerId};
 use wsgate_os::process;
+use wsgate_protocol::admin::WorkerChange;
 
 use crate::link::Link;
 use crate::supervisor::{Supervisor, seconds};
@@ -67,6 +68,7 @@ impl Supervisor {
             return;
         };
         self.watchdog.stuck += 1;
+        self.news.tell_worker(link, WorkerChange::Stuck);
         tracing::error!(
             pid = link.pid,
             slot = link.slot,

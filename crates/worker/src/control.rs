@@ -2,6 +2,8 @@
 //!
 //! When the supervisor is gone the worker serves on, and waits for the next one: see [`crate::orphan`].
 
+mod moves;
+
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,9 +18,10 @@ use wsgate_protocol::control::{
 };
 use wsgate_proxy::{Acceptor, Listening};
 
+use self::moves::Moves;
 use crate::boot::{self, Booted};
 use crate::listing::Lister;
-use crate::{Error, hooks};
+use crate::{Error, hooks, judge};
 
 /// What tunnels get beyond the deadline for their polite close, until the supervisor's patience is over.
 const OVERTIME: Duration = Duration::from_secs(5);
@@ -38,6 +41,7 @@ pub(crate) struct Control {
     /// When a drain ends, once it has begun.
     pub(crate) drains_until: Option<Instant>,
     pub(crate) said_empty: bool,
+    moves: Moves,
 }
 
 /// What a worker waits for.
@@ -45,6 +49,8 @@ enum Heard {
     Message(std::io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>>),
     /// Somebody has come to the rendezvous.
     Visit(std::io::Result<(Channel, Peer)>),
+    /// A handover has something to say.
+    Report(FromWorker),
     /// Nothing is held any more.
     Empty,
     /// What has outstayed the drain is to be cut.
@@ -66,6 +72,7 @@ impl Control {
             accepting: BTreeMap::new(),
             drains_until: None,
             said_empty: false,
+            moves: Moves::new(),
         }
     }
 
@@ -75,6 +82,10 @@ impl Control {
             let next = match self.hear().await {
                 Heard::Message(message) => self.heard(message).await?,
                 Heard::Visit(visit) => self.visited(visit).await,
+                Heard::Report(report) => {
+                    self.reported(report).await;
+                    Next::Message
+                }
                 Heard::Empty => self.is_empty().await,
                 Heard::TimeIsUp => {
                     tracing::warn!("the deadline has passed: connections that are left are cut");
@@ -91,11 +102,14 @@ impl Control {
         let gateway = &self.booted.gateway;
         let is_orphan = self.channel.is_none();
         let cut_at = self.drains_until.map(|deadline| deadline + CUT_AFTER);
+        let may_be_empty =
+            self.drains_until.is_some() && !self.said_empty && self.moves.is_settled();
         tokio::select! {
             message = receive(self.channel.as_ref()) => Heard::Message(message),
             visit = next_visit(self.booted.rendezvous.as_mut()), if is_orphan => Heard::Visit(visit),
             () = sleep_until(cut_at) => Heard::TimeIsUp,
-            () = gateway.empty(), if self.drains_until.is_some() && !self.said_empty => Heard::Empty,
+            report = self.moves.report() => Heard::Report(report),
+            () = gateway.empty(), if may_be_empty => Heard::Empty,
         }
     }
 
@@ -124,6 +138,14 @@ impl Control {
     }
 
     async fn is_empty(&mut self) -> Next {
+        // Whoever is dismissed must not get anything any more.
+        self.moves.stop_taking();
+        if !self.booted.gateway.is_empty() {
+            return Next::Message;
+        }
+        while let Some(report) = self.moves.next_report() {
+            self.reported(report).await;
+        }
         self.said_empty = true;
         if self.channel.is_none() {
             return Next::Exit;
@@ -152,6 +174,14 @@ impl Control {
             ToWorker::CloseTunnel { id, code, reason } => self.close_tunnel(&id, code, &reason),
             ToWorker::Ping { nonce } => self.pong(nonce).await,
             ToWorker::Tunnels { filter } => self.list(filter, fds)?,
+            ToWorker::Judge => self.judge(fds)?,
+            ToWorker::HandOver { handover, to } => self.hand_over(handover, to, fds),
+            ToWorker::TakeOver {
+                handover,
+                from,
+                grace_ms,
+            } => self.take_over(handover, from, Duration::from_millis(grace_ms), fds),
+            ToWorker::DrainLost { plan } => gateway.drain_lost(&translate(&plan)),
             ToWorker::ReopenLogs => self.reopen_logs(),
             ToWorker::Exit => return Ok(Next::Exit),
         }
@@ -241,6 +271,11 @@ impl Control {
     async fn retire(&mut self, for_good: bool, plan: &ClosePlan) {
         self.stop_accepting(for_good);
         self.say(&FromWorker::Released).await;
+        if for_good {
+            // Nobody goes on after this: neither this worker, nor whoever gives to it.
+            self.moves.stop_giving();
+            self.moves.stop_taking();
+        }
         self.drain(&translate(plan));
     }
 
@@ -248,7 +283,7 @@ impl Control {
     pub(crate) fn drain(&mut self, plan: &wsgate_proxy::ClosePlan) {
         let end = plan.windows.last().map(|(_, end)| *end);
         self.drains_until = Some(end.unwrap_or_else(Instant::now));
-        self.booted.gateway.retire(plan);
+        self.retire_by(plan);
     }
 
     /// `for_good`: nobody else accepts from them.
@@ -287,10 +322,29 @@ impl Control {
                 fds.len()
             ))
         })?;
-        let (lister, tunnels) = (Lister::new(&self.booted), self.booted.gateway.tunnels());
+        let (lister, tunnels) = (
+            Lister::new(&self.booted, self.moves.giving()),
+            self.booted.gateway.tunnels(),
+        );
         tokio::spawn(async move {
             if let Err(error) = lister.list(tunnels, filter, to).await {
                 tracing::debug!(%error, "the list of tunnels was not read to its end");
+            }
+        });
+        Ok(())
+    }
+
+    fn judge(&self, fds: Vec<OwnedFd>) -> Result<(), Error> {
+        let [config, to] = <[OwnedFd; 2]>::try_from(fds).map_err(|fds| {
+            Error::Message(format!(
+                "judge with {} descriptors in place of 2",
+                fds.len()
+            ))
+        })?;
+        let gateway = Arc::clone(&self.booted.gateway);
+        tokio::spawn(async move {
+            if let Err(error) = judge::judge(gateway, config, to).await {
+                tracing::warn!(%error, "tunnels not judged");
             }
         });
         Ok(())
@@ -322,6 +376,7 @@ impl Control {
         let Some(deadline) = self.drains_until else {
             return;
         };
+        self.settle_moves().await;
         let gateway = &self.booted.gateway;
         let empty = tokio::time::timeout_at((deadline + OVERTIME).into(), gateway.empty());
         if empty.await.is_err() {

@@ -3,6 +3,10 @@
 //! `WSGATE_TEST_HOOKS` names a file. Each of its lines is `crash-at-start`, `wait-at-start`,
 //! `never-ready` or `crash-at-ready`, with ` slot=N` or ` pid=N` for one alone. Those are looked
 //! at when a worker starts; `loop`, `wait` and `busy=MILLISECONDS` at any time.
+//!
+//! For a handover's batches, counted from 1: `give-crash=N` and `give-wait=N` before batch N is sent, `given-crash=N` behind
+//! that, `take-crash=N` and `take-wait=N` before it is acknowledged, `taken-crash=N` behind that. A crash takes all lines with it, so that
+//! there is no second one; what waits, waits until its line is gone.
 
 use std::time::{Duration, Instant};
 
@@ -46,6 +50,40 @@ pub(crate) fn at_beat(slot: usize) {
         while Instant::now() < until {
             std::hint::spin_loop();
         }
+    }
+}
+
+/// The tunnels of a batch have left their tasks.
+pub(crate) fn at_give(slot: usize, batch: u64) {
+    crash_or_wait("give", slot, batch);
+}
+
+/// The batch has been sent.
+pub(crate) fn at_given(slot: usize, batch: u64) {
+    crash_or_wait("given", slot, batch);
+}
+
+/// A batch has come, and is not acknowledged yet.
+pub(crate) fn at_take(slot: usize, batch: u64) {
+    crash_or_wait("take", slot, batch);
+}
+
+/// The acknowledgement has been sent.
+pub(crate) fn at_taken(slot: usize, batch: u64) {
+    crash_or_wait("taken", slot, batch);
+}
+
+fn crash_or_wait(step: &str, slot: usize, batch: u64) {
+    let batch = batch.to_string();
+    let is_now = |fault: &str| argument(&format!("{step}-{fault}="), slot).as_ref() == Some(&batch);
+    if is_now("crash") {
+        if let Some(file) = std::env::var_os("WSGATE_TEST_HOOKS") {
+            std::fs::write(file, "").unwrap_or_else(|error| tracing::error!(%error, "hooks stay"));
+        }
+        std::process::abort();
+    }
+    while is_now("wait") {
+        std::thread::park_timeout(Duration::from_millis(10));
     }
 }
 

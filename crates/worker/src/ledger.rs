@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use wsgate_os::board::Board;
-use wsgate_protocol::board::{Cell, STATUSES, route, server};
+use wsgate_protocol::board::{self, CAUSES, Cell, STATUSES, route, server};
 use wsgate_proxy::{Figure, Ledger};
 
 /// Writes this worker's block of the board, and sums all of them.
@@ -34,9 +34,13 @@ impl BoardLedger {
         beats.store(beats.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    /// Client connections that this worker has accepted.
-    pub(crate) fn connections(&self) -> u64 {
-        self.general(Cell::Connections).load(Ordering::Relaxed)
+    /// Differs once a client connection or a tunnel has come or a tunnel has gone: what needs memory for a moment, or leaves some.
+    pub(crate) fn comings_and_goings(&self) -> u64 {
+        let ended = (0..CAUSES.len()).map(Cell::Ended);
+        let cells = [Cell::Connections, Cell::MovedIn, Cell::MovedOut];
+        let cells = cells.into_iter().chain(ended);
+        let counts = cells.map(|cell| self.general(cell).load(Ordering::Relaxed));
+        counts.fold(0, u64::wrapping_add)
     }
 
     fn general(&self, cell: Cell) -> &AtomicU64 {
@@ -57,6 +61,8 @@ impl BoardLedger {
             Figure::BytesFromServers => self.general(Cell::BytesFromServers),
             Figure::MessagesFromClients => self.general(Cell::MessagesFromClients),
             Figure::MessagesFromServers => self.general(Cell::MessagesFromServers),
+            Figure::MovedIn => self.general(Cell::MovedIn),
+            Figure::MovedOut => self.general(Cell::MovedOut),
             Figure::RouteTunnels(n) => board.route(block, n as usize, route::TUNNELS),
             Figure::RouteDraining(n) => board.route(block, n as usize, route::DRAINING),
             Figure::ServerTunnels(n) => board.server(block, n as usize, server::TUNNELS),
@@ -95,10 +101,9 @@ impl Ledger for BoardLedger {
     fn tunnels(&self) -> u64 {
         // Sequentially consistent with `add`: see `Registry::reserve`.
         fence(Ordering::SeqCst);
-        let sum = |cell: Cell| self.board.sum_general(cell.index());
         // In this order: a handshake that becomes a tunnel between the two is seen twice, never not at all.
-        let opening = sum(Cell::Opening);
-        opening + sum(Cell::Tunnels)
+        let gauges = [Cell::Opening, Cell::Tunnels];
+        board::tunnels(&gauges, |cell| self.board.sum_general(cell.index()))
     }
 
     fn tunnels_here(&self) -> u64 {
@@ -118,7 +123,6 @@ impl Ledger for BoardLedger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wsgate_protocol::board::CAUSES;
     use wsgate_proxy::Cause;
 
     #[test]
@@ -150,5 +154,43 @@ mod tests {
         assert_eq!((one.tunnels(), one.tunnels_here()), (3, 2));
         one.sub(Figure::ServerTunnels(7), 2);
         assert_eq!(other.tunnels_to(7), 1);
+    }
+
+    #[test]
+    fn a_tunnel_that_moves_is_counted_at_every_moment() {
+        const MOVING: u64 = 32;
+        let (board, _fd) = Board::create().expect("a board");
+        let workers = [0, 1].map(|block| {
+            board.claim(block);
+            BoardLedger::new(board.clone(), block)
+        });
+        board.claim(2);
+        let reader = BoardLedger::new(board, 2);
+        workers[0].add(Figure::Tunnels, MOVING);
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let take = |new: &BoardLedger| {
+                    for figure in [Figure::Tunnels, Figure::MovedIn] {
+                        new.add(figure, MOVING);
+                    }
+                };
+                let give = |old: &BoardLedger| {
+                    old.add(Figure::MovedOut, MOVING);
+                    old.sub(Figure::Tunnels, MOVING);
+                };
+                let [one, other] = &workers;
+                while !over.load(Ordering::Relaxed) {
+                    take(other);
+                    give(one);
+                    // The acknowledgement is heard before the arrivals are counted.
+                    give(other);
+                    take(one);
+                }
+            });
+            let least = (0..300_000).map(|_| reader.tunnels()).min();
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(least, Some(MOVING));
+        });
     }
 }

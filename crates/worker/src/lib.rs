@@ -6,7 +6,9 @@
 
 mod boot;
 mod control;
+mod handover;
 mod hooks;
+mod judge;
 mod ledger;
 mod listing;
 mod memory;
@@ -103,7 +105,9 @@ async fn serve() -> Result<(), Error> {
     };
     let ledger = Arc::clone(&booted.ledger);
     let counted = Arc::clone(&ledger);
-    let memory = tokio::spawn(memory::give_back_when_quiet(move || counted.connections()));
+    let memory = tokio::spawn(memory::give_back_when_quiet(move || {
+        counted.comings_and_goings()
+    }));
     let beats = tokio::spawn(beat(
         Arc::clone(&ledger),
         booted.config.watchdog.timeout,

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use wsgate_protocol::admin::{Tunnel, TunnelFilter, TunnelState};
+use wsgate_protocol::control::{Refusal, Stays};
 use wsgate_proxy::Record;
 
 use crate::boot::Booted;
+use crate::handover::why_it_stays;
 
 /// What is written at once; a pipe holds 64 KiB.
 const CHUNK: usize = 32 * 1024;
@@ -22,14 +24,17 @@ const WRITE_WITHIN: Duration = Duration::from_secs(30);
 /// Who lists.
 #[derive(Clone, Copy)]
 pub(crate) struct Lister {
+    /// Whether tunnels are given away, and why no more.
+    giving: Option<Option<Refusal>>,
     pid: u32,
     slot: u64,
     generation: u64,
 }
 
 impl Lister {
-    pub(crate) fn new(booted: &Booted) -> Self {
+    pub(crate) fn new(booted: &Booted, giving: Option<Option<Refusal>>) -> Self {
         Self {
+            giving,
             pid: std::process::id(),
             slot: booted.boot.slot as u64,
             generation: booted.boot.generation,
@@ -64,6 +69,11 @@ impl Lister {
         // An empty line tells a whole list from one that broke off.
         chunk.push(b'\n');
         write(&mut pipe, &chunk).await
+    }
+
+    /// Why it has not moved, where tunnels are given away.
+    fn stays(self, record: &Record) -> Option<Stays> {
+        why_it_stays(record, self.giving?)
     }
 
     fn describe(self, record: &Record) -> Tunnel {
@@ -101,11 +111,15 @@ impl Lister {
             messages_from_server,
             subprotocol: record.subprotocol.as_deref().map(str::to_owned),
             unframed: record.unframed(),
+            handovers: record.handovers.into(),
+            origin: record.origin.as_deref().map(str::to_owned),
+            stays: self.stays(record).map(|why| why.to_string()),
         }
     }
 }
 
-async fn write(pipe: &mut pipe::Sender, chunk: &[u8]) -> io::Result<()> {
+/// A reader that takes nothing for too long is gone.
+pub(crate) async fn write(pipe: &mut pipe::Sender, chunk: &[u8]) -> io::Result<()> {
     match tokio::time::timeout(WRITE_WITHIN, pipe.write_all(chunk)).await {
         Ok(written) => written,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),

@@ -15,7 +15,7 @@ use crate::random::Numbers;
 use crate::wait::until;
 
 /// For a process to end that was killed: it has its memory to give back.
-const END: Duration = Duration::from_secs(10);
+pub(super) const END: Duration = Duration::from_secs(10);
 
 /// What the watchdog may need beyond its `timeout` until the process is gone: the steps from its sockets' other worker to
 /// SIGKILL, and a machine that is busy.
@@ -56,7 +56,7 @@ impl Faults<'_> {
     }
 
     /// Until the gateway knows that a worker has ended: before that it may look as if all were well.
-    fn forgotten(&self, pid: u32) -> io::Result<()> {
+    pub(super) fn forgotten(&self, pid: u32) -> io::Result<()> {
         let what = "the gateway sees that the worker has ended";
         until(what, END, || match self.gateway.status() {
             Ok(status) if status.workers.iter().all(|it| it.pid != pid) => None,
@@ -134,6 +134,8 @@ impl Faults<'_> {
             tunnels: clients
                 .collect::<Result<_, _>>()
                 .map_err(io::Error::other)?,
+            moving: Vec::new(),
+            most: usize::MAX,
             close,
         })
     }
@@ -200,7 +202,7 @@ impl Faults<'_> {
 }
 
 /// Waits for the end of a process that is another's child. Its number is not given to another one so soon.
-fn ended(pid: u32, limit: Duration) -> io::Result<()> {
+pub(super) fn ended(pid: u32, limit: Duration) -> io::Result<()> {
     until("the worker ends", limit, || {
         lives(pid).then(|| format!("{pid} lives"))
     })

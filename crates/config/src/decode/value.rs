@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::{Problems, Section, Spot};
+use crate::Share;
 use crate::error::Complaint;
 use crate::{suggest, units};
 
@@ -152,6 +153,26 @@ impl<'r> Value<'r> {
             return Err(self.wrong("a duration", "write for example \"10s\" or \"5m\""));
         }
         self.read(|text| units::duration(text, least))
+    }
+
+    /// A percentage as text: `"5%"`.
+    pub(crate) fn share(&self) -> Result<Share, Complaint> {
+        let number = match self.value {
+            DeValue::Integer(number) => Some(number.as_str()),
+            DeValue::Float(number) => Some(number.as_str()),
+            _ => None,
+        };
+        if self.is_text() {
+            return self.read(units::share);
+        }
+        // A percent sign is advised only if it is all that it takes.
+        let whole = number.map(|number| format!("{number}%"));
+        let whole = whole.filter(|text| units::share(text).is_ok());
+        let help = whole.map_or_else(
+            || units::A_SHARE.to_owned(),
+            |text| format!("write \"{text}\""),
+        );
+        Err(self.wrong("a percentage", help))
     }
 
     /// What it says if it is one of the ways to say that there shall be none: 0, off, false.

@@ -9,8 +9,8 @@ use super::{POSITIVE, narrow};
 use crate::decode::{Section, Value};
 use crate::error::Complaint;
 use crate::{
-    Admin, DEFAULT_ADMIN_SOCKET, Drain, Limits, Log, LogFormat, LogLevel, Reload, Stop, Watchdog,
-    address, units,
+    Admin, DEFAULT_ADMIN_SOCKET, Drain, Limits, Log, LogFormat, LogLevel, Reload, Share, Stop,
+    Watchdog, address, units,
 };
 
 const MOST_WORKERS: u64 = 256;
@@ -133,13 +133,15 @@ fn access(value: &Value<'_>) -> Result<bool, Complaint> {
 fn reload(mut section: Section<'_>) -> Reload {
     let reload = Reload {
         watch: section.read("watch", true, Value::boolean),
+        max_drained: section.read("max_drained", Share::ALL, Value::share),
     };
-    section.finish(&["max_drained"]);
+    section.finish(&[]);
     reload
 }
 
 fn drain(mut section: Section<'_>) -> Drain {
     let drain = Drain {
+        handover: section.read("handover", true, Value::boolean),
         grace: section.read("grace", Duration::from_secs(600), |it| {
             it.duration(POSITIVE)
         }),
@@ -151,7 +153,7 @@ fn drain(mut section: Section<'_>) -> Drain {
                 .map(|number| number as usize)
         }),
     };
-    section.finish(&["handover"]);
+    section.finish(&[]);
     drain
 }
 

@@ -18,6 +18,8 @@ const READ: &[(&str, &str)] = &[
     ("log", "file = '/var/log/x'"),
     ("log", "access = true"),
     ("reload", "watch = true"),
+    ("reload", "max_drained = '0.5%'"),
+    ("drain", "handover = true"),
     ("drain", "grace = '10m'"),
     ("drain", "close_rate = 100"),
     ("drain", "close_code = 1012"),
@@ -59,8 +61,6 @@ const LATER: &[(&str, &str, &str)] = &[
         "access = '/var/log/a.log'",
         "`access` as a file of its own",
     ),
-    ("reload", "max_drained = '100%'", "`max_drained`"),
-    ("drain", "handover = true", "`handover`"),
     ("limits", "tunnels_per_client = 0", "`tunnels_per_client`"),
     (
         "limits",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wsgate_config::{
     Balance, Config, DEFAULT_ADMIN_SOCKET, HostPattern, ListenAddress, LogFormat, LogLevel,
-    PathPattern, ServerAddress, Sources, load, parse,
+    PathPattern, ServerAddress, Share, Sources, load, parse,
 };
 
 use super::{SMALL, read, valid};
@@ -28,8 +28,10 @@ access = false
 
 [reload]
 watch = false
+max_drained = "12.5%"
 
 [drain]
+handover = false
 grace = "1h 30m"
 close_rate = 1_000
 close_code = 4000
@@ -81,6 +83,8 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.log.format, LogFormat::Text);
     assert_eq!(config.log.file, None);
     assert!(config.log.access && config.reload.watch);
+    assert_eq!(config.reload.max_drained, Share::ALL);
+    assert!(config.drain.handover);
     assert_eq!(config.drain.grace, Duration::from_secs(600));
     assert_eq!(config.drain.close_rate, 100);
     assert_eq!(config.drain.close_code, 1012);
@@ -131,6 +135,8 @@ fn every_value_that_is_written_arrives() {
         Some(Path::new("/var/log/wsgate.log"))
     );
     assert!(!config.log.access && !config.reload.watch);
+    assert_eq!(config.reload.max_drained.to_string(), "12.5%");
+    assert!(!config.drain.handover);
     assert_eq!(config.drain.grace, Duration::from_secs(5400));
     assert_eq!(
         (config.drain.close_rate, config.drain.close_code),
@@ -280,7 +286,7 @@ fn what_the_example_has_commented_out_is_valid_too() {
     let mut config = parse(Sources::from_text("wsgate.toml", whole))
         .unwrap()
         .config;
-    assert_eq!(shown.len(), 30, "{shown:#?}");
+    assert_eq!(shown.len(), 32, "{shown:#?}");
     assert!(config.log.file.take().is_some() && config.admin.http.take().is_some());
     assert!(config.drain.orphan_grace.take().is_some());
     let route = &mut config.routes[0];

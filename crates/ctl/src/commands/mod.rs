@@ -1,7 +1,9 @@
 //! One file per command (or kind of command): the call, then its outcome in words.
 
 mod close;
+mod events;
 mod reload;
+mod reloaded;
 mod server;
 mod status;
 mod stop;
@@ -28,9 +30,8 @@ pub(crate) async fn dispatch(args: &CtlArgs, console: &mut Console<'_>) -> Resul
         Command::Status => status::status(&client, json, console).await,
         Command::Tunnels(tunnels) => tunnels::tunnels(&client, tunnels, json, console).await,
         Command::Close(close) => close::close(&client, close, json, console).await,
-        Command::Reload { wait_drained } => {
-            reload::reload(&client, *wait_drained, json, console).await
-        }
+        Command::Reload(reload) => reload::reload(&client, *reload, json, console).await,
+        Command::Events => events::events(&client, json, console).await,
         Command::Stop { now } => stop::stop(&client, *now, json, console).await,
         Command::Drain(drain) => {
             let request = ServerStateRequest {
@@ -51,7 +52,7 @@ pub(crate) async fn dispatch(args: &CtlArgs, console: &mut Console<'_>) -> Resul
 /// None where `--timeout` bounds the whole, and where the answer has to wait for something.
 fn patience(args: &CtlArgs) -> Option<Duration> {
     match args.command {
-        Command::Reload { .. } | Command::Stop { .. } => None,
+        Command::Reload(_) | Command::Stop { .. } => None,
         _ => args.timeout.is_none().then_some(PATIENCE),
     }
 }

@@ -86,13 +86,20 @@ fn headline(status: &Status, console: &Console<'_>) -> String {
         );
         text += &format!("{}\n", paint(&warning, Tone::Bad, console));
     } else if config.file_differs {
-        let advice = if mistakes(status).is_empty() {
+        let advice = if status.held_reload.is_some() {
+            "wsctl reload --dry-run".to_owned()
+        } else if mistakes(status).is_empty() {
             "wsctl reload".to_owned()
         } else {
             check_command(status)
         };
         let differs = format!("the file on disk differs: run `{advice}`");
         text += &format!("{}\n", paint(&differs, Tone::Careful, console));
+    }
+    if let Some(held) = &status.held_reload {
+        let when = since(status, &held.at, " (", " ago)");
+        let message = format!("{}{when}", held.held.message());
+        text += &format!("{}\n", paint(&message, Tone::Bad, console));
     }
     match &status.last_reload {
         Some(last) => text + &last_reload(status, last, console),
@@ -112,6 +119,11 @@ fn last_reload(status: &Status, last: &LastReload, console: &Console<'_>) -> Str
             "{asked}unchanged, generation {} runs this content\n",
             unchanged.generation
         ),
+        ReloadOutcome::Held(_) => {
+            let held = paint("held back", Tone::Bad, console);
+            format!("{asked}{held}, `wsctl reload --force` does it all the same\n")
+        }
+        ReloadOutcome::DryRun(_) => format!("{asked}dry run\n"),
         ReloadOutcome::Failed { message, errors } => {
             let failed = paint("failed", Tone::Bad, console);
             let shown = errors.iter().take(MISTAKES_SHOWN);

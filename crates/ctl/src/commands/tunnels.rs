@@ -15,7 +15,7 @@ use crate::units;
 /// Rows looked at together: the first ones decide how wide the columns are.
 const PART: usize = 500;
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     words("ID"),
     words("CLIENT"),
     words("ROUTE"),
@@ -27,10 +27,12 @@ const COLUMNS: [Column; 11] = [
     figures("IN"),
     figures("OUT"),
     figures("MESSAGES IN/OUT"),
+    figures("HANDOVERS"),
 ];
 
 /// Columns in the order in which a narrow terminal loses them.
-const LEAST_FIRST: [&str; 7] = [
+const LEAST_FIRST: [&str; 8] = [
+    "HANDOVERS",
     "MESSAGES IN/OUT",
     "IDLE",
     "GEN",
@@ -196,6 +198,7 @@ fn cells(tunnel: &Tunnel) -> [Text; COLUMNS.len()] {
         Text::from(units::bytes(tunnel.bytes_from_client)),
         Text::from(units::bytes(tunnel.bytes_from_server)),
         Text::from(messages),
+        Text::from(tunnel.handovers),
     ]
 }
 

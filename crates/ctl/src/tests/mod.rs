@@ -4,6 +4,7 @@
 mod close;
 mod failures;
 mod fake;
+mod fates;
 mod servers;
 mod status;
 mod tunnels;

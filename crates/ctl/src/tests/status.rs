@@ -4,7 +4,7 @@ use std::future::pending;
 
 use super::*;
 
-const STATUS: &str = r#"{
+pub(super) const STATUS: &str = r#"{
   "version": "0.1.0", "pid": 4242, "state": "running",
   "started_at": "2030-05-01T10:00:00.000Z", "uptime_seconds": 7500.25,
   "config": {"file": "/etc/wsgate/wsgate.toml", "sha256": "a1b2c3d4e5f6", "active_since": "2030-05-01T11:53:00.000Z", "file_differs": true},

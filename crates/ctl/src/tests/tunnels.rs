@@ -7,8 +7,10 @@ use super::*;
 pub(super) fn tunnel(number: u64, state: &str) -> String {
     let deadline = if state == "draining" { "48.2" } else { "null" };
     format!(
-        r#"{{"id":"{number:016x}","client":"192.0.2.7:{number}","listener":"0.0.0.0:80","host":"h","path":"/c[\"]","route":"chat","upstream":"chat","server":"127.0.0.1:9001","worker":7,"slot":0,"generation":3,"state":"{state}","deadline_at":null,"deadline_in_seconds":{deadline},"opened_at":"2030-05-01T10:00:00.000Z","age_seconds":200.0,"idle_seconds":0.52,"bytes_from_client":340,"bytes_from_server":2048,"messages_from_client":3,"messages_from_server":4,"subprotocol":null,"unframed":{}}}"#,
-        number == 2
+        r#"{{"id":"{number:016x}","client":"192.0.2.7:{number}","listener":"0.0.0.0:80","host":"h","path":"/c[\"]","route":"chat","upstream":"chat","server":"127.0.0.1:9001","worker":7,"slot":0,"generation":3,"state":"{state}","deadline_at":null,"deadline_in_seconds":{deadline},"opened_at":"2030-05-01T10:00:00.000Z","age_seconds":200.0,"idle_seconds":0.52,"bytes_from_client":340,"bytes_from_server":2048,"messages_from_client":3,"messages_from_server":4,"subprotocol":null,"unframed":{}{}}}"#,
+        number == 2,
+        // Older workers do not say.
+        if number == 2 { r#","handovers":2"# } else { "" }
     )
 }
 
@@ -40,10 +42,10 @@ async fn tunnels_are_shown_in_columns_and_counted() {
     assert_eq!(
         outcome.out,
         "\
-ID                CLIENT           ROUTE  SERVER          GEN  STATE            AGE  IDLE     IN      OUT  MESSAGES IN/OUT
-0000000000000001  192.0.2.7:1      chat   127.0.0.1:9001    3  open          3m 20s  0.5s  340 B  2.0 KiB              3/4
-0000000000000002  192.0.2.7:2      chat   127.0.0.1:9001    3  draining 48s  3m 20s  0.5s  340 B  2.0 KiB         unframed
-0000000000007530  192.0.2.7:30000  chat   127.0.0.1:9001    3  closing       3m 20s  0.5s  340 B  2.0 KiB              3/4
+ID                CLIENT           ROUTE  SERVER          GEN  STATE            AGE  IDLE     IN      OUT  MESSAGES IN/OUT  HANDOVERS
+0000000000000001  192.0.2.7:1      chat   127.0.0.1:9001    3  open          3m 20s  0.5s  340 B  2.0 KiB              3/4          0
+0000000000000002  192.0.2.7:2      chat   127.0.0.1:9001    3  draining 48s  3m 20s  0.5s  340 B  2.0 KiB         unframed          2
+0000000000007530  192.0.2.7:30000  chat   127.0.0.1:9001    3  closing       3m 20s  0.5s  340 B  2.0 KiB              3/4          0
 "
     );
 }
@@ -67,7 +69,7 @@ ID                CLIENT           SERVER          STATE            AGE     IN
     );
     assert_eq!(
         outcome.err,
-        "3 tunnels (no room for: MESSAGES IN/OUT, IDLE, GEN, ROUTE, OUT)\n"
+        "3 tunnels (no room for: HANDOVERS, MESSAGES IN/OUT, IDLE, GEN, ROUTE, OUT)\n"
     );
 }
 

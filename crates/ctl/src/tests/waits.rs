@@ -97,6 +97,28 @@ async fn a_wait_for_drained_ends_when_all_older_generations_are_gone() {
 }
 
 #[tokio::test]
+async fn a_wait_for_drained_waits_for_tunnels_that_lost_their_way_as_well() {
+    let lost = |tunnels| {
+        let active = format!(r#""state":"active","draining_tunnels":{tunnels}"#);
+        status(1, &[(4, 90)]).replace(r#""state":"draining""#, &active)
+    };
+    let fake = script([ok(RELOADED), ok(lost(84)), ok(lost(1)), ok(lost(0))]);
+    let outcome = wsctl(&fake.socket(), "reload --wait-drained").await;
+    assert_eq!(outcome.code, 0, "{}", outcome.err);
+    assert_eq!(fake.seen().len(), 4);
+    assert!(outcome.err.contains("84 tunnels left"), "{}", outcome.err);
+}
+
+#[tokio::test]
+async fn an_unchanged_configuration_tells_what_drains_without_an_older_generation() {
+    let json = r#"{"result":"unchanged","generation":3,"active_since":"2001-02-03T14:03:22.000Z","draining_tunnels":1,"draining_generations":0,"deadline_at":"2001-02-03T14:13:22.000Z"}"#;
+    let fake = Fake::always(200, json);
+    let outcome = wsctl(&fake.socket(), "reload").await;
+    let end = "runs this content; 1 tunnel drains until 2001-02-03 14:13:22 UTC at the latest\n";
+    assert!(outcome.out.ends_with(end), "{}", outcome.out);
+}
+
+#[tokio::test]
 async fn a_wait_for_drained_that_takes_too_long_runs_into_the_timeout() {
     let fake = Fake::start(|seen| match seen.call.as_str() {
         "POST /v1/reload" => ok(RELOADED),

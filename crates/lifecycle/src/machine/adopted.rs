@@ -24,6 +24,7 @@ impl Lifecycle {
                 generation,
                 slots,
                 grace,
+                handover: false,
             });
             self.adopt_slots(now, found, &names);
         }

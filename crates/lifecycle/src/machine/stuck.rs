@@ -247,6 +247,7 @@ impl Lifecycle {
                 kill_at: Some(now + self.settings.abort_within),
             },
         });
+        self.lose_taker(id);
         actions.push(Action::Abort { worker: id, silent });
     }
 }

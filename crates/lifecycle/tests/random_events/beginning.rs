@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use wsgate_lifecycle::{Found, Lifecycle, Settings};
 
-use crate::{Process, World};
+use crate::{Happening, Process, World};
 
 /// What another supervisor has left behind.
 #[derive(Clone, Debug)]
@@ -75,5 +75,47 @@ impl Left {
             deadline: Some(Duration::from_millis(*ms)),
         });
         alive.chain(drains).collect()
+    }
+}
+
+/// While a stop is announced slots get workers still, but whoever is stuck is not kept for that.
+#[test]
+fn after_the_word_of_a_stop_no_replacement_waits_for_a_worker() {
+    let settings = Settings::default();
+    let left = Left {
+        alive: vec![false, true, true],
+        drains: vec![8_441],
+    };
+    let (mut lifecycle, mut world) = World::beginning(&settings, Some(left));
+    let stop = Happening::Stop {
+        accept_for_ms: 736,
+        grace_ms: 0,
+    };
+    let happenings = [
+        Happening::TimePasses { ms: 0 },
+        Happening::Beats { n: 1, ms: 100 },
+        Happening::Freeze(3_686_239_434_014_540_696),
+        Happening::Ready(0),
+        Happening::Freeze(3_006_294_502_733_101_487),
+        Happening::Freeze(224_281_568_776_246_214),
+        Happening::Beats { n: 9, ms: 1_401 },
+        stop,
+        Happening::Thaw(290_194_048_284_984_602),
+        Happening::Beats { n: 3, ms: 244 },
+        Happening::Crash(5_463_434_705_951_937_461),
+        Happening::Beats { n: 1, ms: 100 },
+    ];
+    for happening in happenings {
+        if let Happening::Beats { n, ms } = happening {
+            world.beats(&mut lifecycle, &settings, n, ms);
+            continue;
+        }
+        let Some(event) = world.event(happening) else {
+            continue;
+        };
+        let actions = lifecycle.apply(world.now, event);
+        world.carry_out(actions);
+        world.check(&lifecycle, &settings);
+        world.reap(&mut lifecycle);
     }
 }

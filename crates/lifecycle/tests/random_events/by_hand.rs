@@ -13,6 +13,7 @@ pub(crate) fn ready_gateway(slots: usize) -> (Lifecycle, World) {
         .event(Happening::Reload {
             slots,
             grace_ms: 1_000,
+            handover: false,
         })
         .expect("an event");
     world.carry_out(lifecycle.apply(world.now, event));
@@ -131,6 +132,7 @@ fn the_last_tunnels_end_ends_the_worker() {
         .event(Happening::Reload {
             slots: 1,
             grace_ms: 60_000,
+            handover: false,
         })
         .expect("an event");
     world.carry_out(lifecycle.apply(world.now, reload));
@@ -155,6 +157,7 @@ fn a_worker_that_is_never_ready_ends_its_generation_only() {
         .event(Happening::Reload {
             slots: 1,
             grace_ms: 60_000,
+            handover: false,
         })
         .expect("an event");
     world.carry_out(lifecycle.apply(world.now, reload));

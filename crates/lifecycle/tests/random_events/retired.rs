@@ -133,6 +133,7 @@ fn shrunk_gateway() -> (Lifecycle, World) {
         Happening::Reload {
             slots: 1,
             grace_ms: 60_000,
+            handover: false,
         },
         Happening::Ready(0),
     ] {
@@ -177,6 +178,7 @@ fn when_the_worker_that_serves_a_retired_slot_dies_another_goes_on_at_once() {
     let reload = Happening::Reload {
         slots: 2,
         grace_ms: 60_000,
+        handover: false,
     };
     for happening in [reload, Happening::Ready(0), Happening::Ready(0)] {
         let event = world.event(happening).expect("an event");
@@ -201,6 +203,7 @@ fn a_slot_that_comes_back_is_taken_back_with_its_sockets() {
     let reload = Happening::Reload {
         slots: 2,
         grace_ms: 60_000,
+        handover: false,
     };
     for happening in [reload, Happening::Ready(0), Happening::Ready(0)] {
         let event = world.event(happening).expect("an event");

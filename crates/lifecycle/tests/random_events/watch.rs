@@ -37,10 +37,11 @@ impl World {
         };
         let slot = process.deadline.is_none().then_some(process.slot);
         let waits = |slot: &usize| !has_successor(slot) && !self.crash_looping.contains(slot);
-        self.replacing = slot.filter(waits);
+        self.replacing = slot.filter(|slot| !self.stop_asked && waits(slot));
         let process = self.processes.get_mut(&worker).expect("a live worker");
         process.aborted = Some(self.now);
         process.accepts.clear();
+        self.handovers.lose(worker);
     }
 
     /// What the supervisor sees at its next look.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::check::{Faults, Pattern, mix};
+use crate::fleet::Phase;
 use crate::frame::{BINARY, FIN, Header, LONGEST_HEADER, mask};
 use crate::histogram::Histogram;
 use crate::job::Open;
@@ -28,6 +29,7 @@ pub(crate) struct Desk {
     begun: u32,
     pub(crate) orders: Orders,
     pub(crate) tally: Tally,
+    pub(crate) phase: Phase,
     /// Who waits for something, and until when. All wait equally long, so the first is the next.
     waits: VecDeque<(Instant, usize)>,
     /// Who holds its request back, and until when; all equally long as well.
@@ -62,6 +64,8 @@ pub(crate) struct Tally {
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
     pub(crate) round_trips: Histogram,
+    /// The same by phase.
+    phases: BTreeMap<u8, Histogram>,
     pub(crate) handshakes: Histogram,
     pub(crate) lives: u64,
     pub(crate) ends: BTreeMap<End, u64>,
@@ -86,6 +90,7 @@ impl Desk {
             begun: 0,
             orders: Orders::REST,
             tally: Tally::default(),
+            phase: Phase::default(),
             waits: VecDeque::new(),
             held: VecDeque::new(),
             open,
@@ -171,10 +176,20 @@ impl Tally {
         }
     }
 
+    /// A round trip that began in one phase and ended in another counts in the later one, by number.
+    pub(crate) fn round_trip(&mut self, phases: [u8; 2], took: Duration) {
+        let [began, ended] = phases;
+        let nanoseconds = took.as_nanos() as u64;
+        self.round_trips.record(nanoseconds);
+        let phase = self.phases.entry(began.max(ended)).or_default();
+        phase.record(nanoseconds);
+    }
+
     /// The measured part begins.
     pub(crate) fn begin(&mut self) {
         (self.messages, self.bytes, self.lives) = (0, 0, 0);
         self.round_trips.clear();
+        self.phases.clear();
         self.handshakes.clear();
     }
 
@@ -186,6 +201,7 @@ impl Tally {
             lives: self.lives,
             elapsed,
             round_trips: self.round_trips.summary(),
+            phases: self.phases.clone(),
             handshakes: self.handshakes.summary(),
             cpu,
             ..Report::default()

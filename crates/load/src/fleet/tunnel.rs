@@ -47,8 +47,8 @@ pub(crate) struct Tunnel {
     allowed: u64,
     /// Reaching so many answers is to be told.
     goal: Option<u64>,
-    /// One message in flight, and when it went.
-    probe: Option<(u64, Instant)>,
+    /// One message in flight, when it went, and in which phase.
+    probe: Option<(u64, Instant, u8)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -125,3 +125,19 @@ fn a_cell_out_of_bounds_is_a_bug() {
     let (board, _, _) = both();
     board.server(0, 0, SERVER_CELLS);
 }
+
+#[test]
+fn what_is_counted_by_is_found_without_taking_memory() {
+    let (board, _, fd) = both();
+    board.claim(2);
+    board.route(0, 7, 0).store(1, Relaxed);
+    board.route(2, ROUTES - 1, 0).store(1, Relaxed);
+    board.server(2, SERVERS - 1, 0).store(1, Relaxed);
+    // The first cell is the one that counts.
+    board.server(1, 9, 2).store(1, Relaxed);
+    let before = memory(&fd);
+    let counted = board.counted(&fd).unwrap();
+    assert_eq!(counted.routes, BTreeSet::from([7, ROUTES as u32 - 1]));
+    assert_eq!(counted.servers, BTreeSet::from([SERVERS as u32 - 1]));
+    assert_eq!(memory(&fd), before);
+}

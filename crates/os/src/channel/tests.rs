@@ -46,6 +46,25 @@ fn a_message_arrives_whole_with_its_descriptors_in_order() {
 }
 
 #[test]
+fn two_others_talk_over_a_pair_that_was_given_away_and_the_largest_message_fits_either_way() {
+    runtime().block_on(async {
+        let (a, b) = Channel::pair_to_give().unwrap();
+        for end in [&a, &b] {
+            let flags = FdFlag::from_bits_retain(fcntl(end, FcntlArg::F_GETFD).unwrap());
+            assert!(flags.contains(FdFlag::FD_CLOEXEC));
+        }
+        let (a, b) = (Channel::from_fd(a).unwrap(), Channel::from_fd(b).unwrap());
+        let largest = vec![7; MAX_MESSAGE];
+        for (from, to) in [(&a, &b), (&b, &a)] {
+            from.send(&largest, &[]).await.unwrap();
+            assert_eq!(to.recv().await.unwrap().unwrap().0, largest);
+        }
+        drop(a);
+        assert!(b.recv().await.unwrap().is_none());
+    });
+}
+
+#[test]
 fn messages_keep_their_bounds_and_end_with_end_of_file() {
     runtime().block_on(async {
         let (a, b) = both();
@@ -173,4 +192,24 @@ fn helper_lost_descriptors() {
         a.send(b"y", &[read.as_fd()]).await.unwrap();
         assert_eq!(b.recv().await.unwrap().unwrap().1.len(), 1);
     });
+}
+
+#[tokio::test]
+async fn after_a_shutdown_what_was_sent_in_time_is_received_and_nothing_else_is_sent() {
+    let (one, other) = Channel::pair().unwrap();
+    let other = Channel::from_fd(other).unwrap();
+    other.send(b"in time", &[]).await.unwrap();
+    one.shut_down().unwrap();
+    let late = other.send(b"too late", &[]).await.unwrap_err();
+    assert_eq!(late.kind(), io::ErrorKind::BrokenPipe);
+    let late = one.send(b"too late", &[]).await.unwrap_err();
+    assert_eq!(late.kind(), io::ErrorKind::BrokenPipe);
+    let (bytes, _) = one.recv().await.unwrap().unwrap();
+    assert_eq!(bytes, b"in time");
+    assert!(one.recv().await.unwrap().is_none());
+    assert!(other.recv().await.unwrap().is_none());
+    // Once more, and when nobody is there any more, it is done already.
+    one.shut_down().unwrap();
+    drop(other);
+    one.shut_down().unwrap();
 }

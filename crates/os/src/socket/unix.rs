@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{AccessFlags, access};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::context;
@@ -114,14 +115,34 @@ fn finish(fd: OwnedFd, path: &Path, mode: u32) -> io::Result<UnixBound> {
     })
 }
 
+/// Whether [`bind_unix`] would have its way. Nothing changes by it.
+///
+/// # Errors
+/// As [`bind_unix`], but for what only bind(2) itself finds out.
+pub fn probe_unix(path: &Path) -> io::Result<()> {
+    let named = |error| context(error, path.display());
+    is_stale(path).map_err(named)?;
+    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+    let needed = AccessFlags::W_OK | AccessFlags::X_OK;
+    access(directory, needed).map_err(|errno| named(errno.into()))
+}
+
 /// Clears the way if a socket is there that nobody answers on.
 ///
 /// # Errors
 /// `AddrInUse` if somebody does; `AlreadyExists` if something else is there; else those of connect(2) and unlink(2).
 pub fn remove_stale(path: &Path) -> io::Result<()> {
+    if is_stale(path)? {
+        remove(path)?;
+    }
+    Ok(())
+}
+
+/// Whether a socket is there that nobody answers on.
+fn is_stale(path: &Path) -> io::Result<bool> {
     let address = SockAddr::unix(path)?;
     let found = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         found => found?,
     };
     if !found.file_type().is_socket() {
@@ -133,8 +154,8 @@ pub fn remove_stale(path: &Path) -> io::Result<()> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let answer = Socket::new(Domain::UNIX, kind, None)?.connect(&address);
     match answer.map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)) {
-        Err((Some(Errno::ECONNREFUSED), _)) => remove(path),
-        Err((Some(Errno::ENOENT), _)) => Ok(()),
+        Err((Some(Errno::ECONNREFUSED), _)) => Ok(true),
+        Err((Some(Errno::ENOENT), _)) => Ok(false),
         // EAGAIN is a full queue, EPROTOTYPE a socket of another kind: both are alive.
         Ok(()) | Err((Some(Errno::EAGAIN | Errno::EPROTOTYPE), _)) => Err(io::Error::new(
             io::ErrorKind::AddrInUse,

@@ -1,42 +1,25 @@
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use crate::record::{Flow, Orders};
 use crate::tests::ledger::Books;
 use crate::tunnel::Ending;
-use crate::tunnel::rig::TIMEOUTS;
-use crate::{Cause, ClosePlan, Figure, Peer, Record, Route, Server};
+use crate::tunnel::rig::{TIMEOUTS, asked};
+use crate::{Cause, ClosePlan, Figure, Record, Route, Server};
 
 use super::Registry;
 
 fn record(server: u32) -> Arc<Record> {
-    Arc::new(Record {
-        id: "1".into(),
-        client: Peer::Unix,
-        listener: "l".into(),
-        host: "h".into(),
-        path: "/".into(),
-        route: Arc::new(Route {
-            name: "r".into(),
-            number: 7,
-            timeouts: TIMEOUTS,
-        }),
-        server: Arc::new(Server {
-            name: "s".into(),
-            number: server,
-            upstream: "u".into(),
-        }),
-        subprotocol: None,
-        opened: Instant::now(),
-        opened_at: SystemTime::now(),
-        from_client: Flow::default(),
-        from_server: Flow::default(),
-        last_byte_ms: 0.into(),
-        round_trip_us: 0.into(),
-        unframed: false.into(),
-        closing: false.into(),
-        orders: Orders::default(),
-    })
+    let route = Route {
+        name: "r".into(),
+        number: 7,
+        timeouts: TIMEOUTS,
+    };
+    let server = Server {
+        name: "s".into(),
+        number: server,
+        upstream: "u".into(),
+    };
+    Arc::new(Record::new(asked("1"), route.into(), server.into()))
 }
 
 fn plan(windows: &[(Instant, Instant)]) -> ClosePlan {

@@ -129,7 +129,7 @@ fn rank(route: &Route, host: &str, path: &str) -> Option<(usize, usize, usize)> 
     Some((host_rank, length, kind))
 }
 
-fn naive(routes: &[Route], host: &str, path: &str) -> Option<usize> {
+pub(crate) fn naive(routes: &[Route], host: &str, path: &str) -> Option<usize> {
     let ranked = routes
         .iter()
         .enumerate()
@@ -139,16 +139,16 @@ fn naive(routes: &[Route], host: &str, path: &str) -> Option<usize> {
         .map(|(_, place)| place)
 }
 
-fn any_host() -> impl Strategy<Value = String> {
+pub(crate) fn any_host() -> impl Strategy<Value = String> {
     vec(prop_oneof!["a", "b", "ab"], 1..4).prop_map(|labels| labels.join("."))
 }
 
-fn any_path() -> impl Strategy<Value = String> {
+pub(crate) fn any_path() -> impl Strategy<Value = String> {
     vec(prop_oneof!["/", "/a", "/b", "a", "b"], 0..6)
         .prop_map(|parts| format!("/{}", parts.concat()))
 }
 
-fn any_route() -> impl Strategy<Value = Route> {
+pub(crate) fn any_route() -> impl Strategy<Value = Route> {
     let host = (any_host(), any::<bool>()).prop_map(|(host, whole)| match whole {
         true => HostPattern::Exact(host),
         false => HostPattern::Below(host),

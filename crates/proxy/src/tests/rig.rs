@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use wsgate_config::{
-    Admin, Balance, Config, Drain, HostPattern, Limits, Log, LogFormat, LogLevel, PathPattern,
-    Reload, Route, Server, ServerAddress, Stop, Upstream, Watchdog,
+    Admin, Balance, Config, Drain, HostPattern, Limits, ListenAddress, Listener, Log, LogFormat,
+    LogLevel, PathPattern, Reload, Route, Server, ServerAddress, Share, Stop, Upstream, Watchdog,
 };
 
 use super::ledger::Books;
@@ -61,8 +61,12 @@ pub(crate) fn config(servers: Vec<Server>) -> Config {
             file: None,
             access: true,
         },
-        reload: Reload { watch: false },
+        reload: Reload {
+            watch: false,
+            max_drained: Share::ALL,
+        },
         drain: Drain {
+            handover: true,
             grace: LONG,
             close_rate: 100,
             close_code: 1012,
@@ -79,7 +83,9 @@ pub(crate) fn config(servers: Vec<Server>) -> Config {
             handshake_timeout: LONG,
             header_bytes: 16 * 1024,
         },
-        listeners: Vec::new(),
+        listeners: vec![Listener {
+            address: ListenAddress::Unix("front".into()),
+        }],
         routes: vec![route],
         upstreams: BTreeMap::from([("up".to_owned(), upstream)]),
     }
@@ -112,7 +118,9 @@ impl Rig {
         let gateway = Gateway::new(settings);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let acceptor = gateway.accept("front", Listening::Tcp(listener)).unwrap();
+        let acceptor = gateway
+            .accept("unix:front", Listening::Tcp(listener))
+            .unwrap();
         Self {
             gateway,
             books,

@@ -28,7 +28,7 @@ async fn a_tunnel_opens_and_carries_bytes_both_ways() {
     let to = &record.server;
     assert_eq!((&*to.upstream, to.number), ("up", 3));
     assert_eq!(*to.name, backend.address.to_string());
-    assert_eq!((&*record.id, &*record.listener), ("t-0-1", "front"));
+    assert_eq!((&*record.id, &*record.listener), ("t-0-1", "unix:front"));
     assert_eq!(
         record.client,
         crate::Peer::Tcp(client.stream.local_addr().unwrap())

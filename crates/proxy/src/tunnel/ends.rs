@@ -33,7 +33,7 @@ pub(crate) struct Ends {
 /// Where a tunnel is counted.
 pub(crate) struct Books {
     pub(crate) record: Arc<Record>,
-    ledger: Arc<dyn Ledger>,
+    pub(crate) ledger: Arc<dyn Ledger>,
 }
 
 /// A connection that broke, and what had been tried on it.
@@ -196,12 +196,12 @@ impl Ends {
             to_server,
             to_client,
             pings,
-            ..
+            books,
         } = self;
         let turn = Turn {
             tally,
             pings: pings.as_deref_mut(),
-            is_last: to_client.end == End::Passed,
+            is_last: to_client.end == End::Passed && books.record.is_sole_owner(),
         };
         let step = to_server.relay(cx, client, server, BUFFER, turn);
         outcome(step, Side::Client, Side::Server)
@@ -217,12 +217,13 @@ impl Ends {
             server,
             to_client,
             to_server,
+            books,
             ..
         } = self;
         let turn = Turn {
             tally,
             pings: None,
-            is_last: to_server.end == End::Passed,
+            is_last: to_server.end == End::Passed && books.record.is_sole_owner(),
         };
         let step = to_client.relay(cx, server, client, most, turn);
         outcome(step, Side::Server, Side::Client)

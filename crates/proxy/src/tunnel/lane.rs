@@ -3,6 +3,10 @@
 //! Nothing is read while something is pending, so a receiver that does not read
 //! stops its sender by TCP's own means, and a lane never holds more than one buffer.
 
+mod parked;
+
+pub(crate) use parked::ParkedLane;
+
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsFd;
@@ -11,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pings::Pings;
@@ -56,7 +61,8 @@ struct Pending {
 }
 
 /// How far a lane has come to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum End {
     Open,
     /// Nothing more can be read: end of file, or the connection broke. Nothing is pending
@@ -88,7 +94,7 @@ pub(crate) struct Turn<'a> {
     pub(crate) tally: &'a mut Tally,
     /// Where the source is a client that is pinged: who looks for its pongs.
     pub(crate) pings: Option<&'a mut Pings>,
-    /// The other direction is over. Both sockets are closed behind this one's end, which sends the FIN:
+    /// The other direction is over, and nobody else has the sockets. Both are closed behind this one's end, which sends the FIN:
     /// no shutdown(2) besides.
     pub(crate) is_last: bool,
 }

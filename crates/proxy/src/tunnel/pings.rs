@@ -9,8 +9,11 @@
 //! may be it is held back until that is sure, which takes 14 bytes. Nothing else is held, changed
 //! or dropped.
 
+mod parked;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use parked::ParkedPings;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU32, Ordering};

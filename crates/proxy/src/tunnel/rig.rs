@@ -4,16 +4,16 @@ use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::{Ending, Tunnel, relay};
+use super::{Course, Ending, Outcome, Tunnel, run};
 use crate::frames::Side;
-use crate::record::{By, Deadline, Record, Route, Server, Timeouts};
+use crate::record::{Asked, By, Deadline, Record, Route, Server, Timeouts};
 use crate::socket::{Peer, Socket};
 use crate::{Figure, Ledger};
 
@@ -168,32 +168,37 @@ pub(crate) async fn build(wish: Wish) -> (Tunnel, Peers) {
 }
 
 fn record(timeouts: Timeouts) -> Record {
-    Record {
-        id: "t".into(),
+    let route = Route {
+        name: "r".into(),
+        number: 0,
+        timeouts,
+    };
+    let server = Server {
+        name: "127.0.0.1:2".into(),
+        number: 0,
+        upstream: "u".into(),
+    };
+    Record::new(asked("t"), route.into(), server.into())
+}
+
+/// What the client of a tunnel with this id asked for.
+pub(crate) fn asked(id: &str) -> Asked {
+    Asked {
+        id: id.into(),
         client: Peer::Unix,
         listener: "main".into(),
         host: "example.org".into(),
         path: "/".into(),
-        route: Arc::new(Route {
-            name: "r".into(),
-            number: 0,
-            timeouts,
-        }),
-        server: Arc::new(Server {
-            name: "127.0.0.1:2".into(),
-            number: 0,
-            upstream: "u".into(),
-        }),
+        origin: None,
         subprotocol: None,
-        opened: Instant::now(),
-        opened_at: SystemTime::now(),
-        from_client: Default::default(),
-        from_server: Default::default(),
-        last_byte_ms: Default::default(),
-        round_trip_us: Default::default(),
-        unframed: Default::default(),
-        closing: Default::default(),
-        orders: Default::default(),
+    }
+}
+
+/// Relays until the tunnel ends; nobody tells it to leave.
+pub(crate) async fn relay(tunnel: Tunnel) -> Ending {
+    match run(Course::new(tunnel)).await {
+        Outcome::Ended(ending) => ending,
+        Outcome::Left(course) => panic!("{course:?} was not to leave"),
     }
 }
 

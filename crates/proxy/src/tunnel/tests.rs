@@ -282,7 +282,7 @@ async fn the_first_close_frame_tells_who_ended_it() {
 #[tokio::test]
 async fn peers_that_do_not_end_after_both_close_frames_are_ended() {
     let (tunnel, _peers) = build(Wish::default()).await;
-    let mut relay = Relay::new(tunnel);
+    let mut relay = Relay::new(Course::new(tunnel));
     relay
         .ends
         .to_client
@@ -321,7 +321,7 @@ async fn a_tunnel_is_idle_from_its_last_byte() {
         ..Wish::default()
     })
     .await;
-    let mut relay = Relay::new(tunnel);
+    let mut relay = Relay::new(Course::new(tunnel));
     let opened = peers.record.opened;
     assert!(relay.due(opened + Duration::from_secs(99)).is_none());
     assert!(matches!(
@@ -559,7 +559,7 @@ async fn a_deadline_that_is_cleared_does_not_close() {
 #[tokio::test]
 async fn an_idle_tunnel_is_small() {
     let (tunnel, _peers) = build(Wish::default()).await;
-    let size = size_of_val(&relay(tunnel));
+    let size = size_of_val(&run(Course::new(tunnel)));
     // With its sockets and its timer. Buffers and what a polite close needs are elsewhere.
     // The features of tokio that other crates of a build ask for make the timer 8 bytes larger.
     assert!(size <= 392, "{size} bytes");

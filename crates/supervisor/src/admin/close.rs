@@ -3,6 +3,11 @@
 //! The supervisor knows no tunnels. It asks the workers which of them has this one, tells that
 //! one to close it, and looks again. It never waits for the close itself, which takes as long
 //! as the peers do.
+//!
+//! A tunnel may move to another worker meanwhile. So every worker is told (the one that gets it next
+//! remembers the order), and nobody hears that there is no such tunnel before a handover that is under way is over.
+
+use std::time::Duration;
 
 use http::StatusCode;
 use http_body_util::BodyExt;
@@ -13,9 +18,13 @@ use wsgate_protocol::admin::{
 };
 use wsgate_protocol::control::ToWorker;
 
-use super::http::invalid;
-use super::{Refusal, tunnels};
+use super::http::{ask, invalid};
+use super::{Refusal, Snapshot, tunnels};
+use crate::event::{Events, Request};
 use crate::link::Link;
+
+/// A handover that is under way is waited for so long, at most.
+const HANDOVER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the Close frames are to say.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,32 +56,58 @@ pub(crate) fn order(request: CloseRequest) -> Result<Order, Refusal> {
 
 /// Tells the tunnel's worker to close it, and returns the tunnel as the worker has it then.
 pub(crate) async fn close(
-    links: Vec<Link>,
+    events: &Events,
     id: &str,
     order: Order,
     peer: Option<UCred>,
 ) -> Result<Tunnel, Refusal> {
-    let found = find(links.clone(), id).await?;
+    let found = look(events, id).await?;
     let silent = || format!("no worker that answers has a tunnel {id:?}");
     let tunnel = found
         .tunnel(silent)?
         .ok_or_else(|| unknown(&format!("there is no tunnel {id:?}")))?;
-    let Some(link) = links.into_iter().find(|link| link.pid == tunnel.worker) else {
-        return Err(unknown(&format!("the worker of tunnel {id:?} has ended")));
-    };
     log(&tunnel, &order, peer);
+    // Those who are there now: it may have moved to one that was not, when it was looked for.
+    let links = ask(events, Request::Snapshot).await?.links;
     let Order { code, reason } = order;
-    link.send(ToWorker::CloseTunnel {
-        id: tunnel.id.clone(),
-        code,
-        reason,
-    });
+    for link in &links {
+        link.send(ToWorker::CloseTunnel {
+            id: tunnel.id.clone(),
+            code,
+            reason: reason.clone(),
+        });
+    }
+    let own: Vec<Link> = links
+        .into_iter()
+        .filter(|link| link.pid == tunnel.worker)
+        .collect();
+    if own.is_empty() {
+        return Ok(tunnel);
+    }
     // A worker obeys in the order in which it is told, so its second answer comes after the
     // close has begun.
-    let found = find(vec![link], id).await?;
+    let found = find(own, id).await?;
     let silent = || "the worker of the tunnel has been told to close it".to_owned();
-    // One that is not there any more has ended meanwhile.
+    // One that is not there any more has ended meanwhile, or has moved.
     Ok(found.tunnel(silent)?.unwrap_or(tunnel))
+}
+
+/// Looks for a tunnel in all workers; once more, if tunnels moved meanwhile and it was with nobody who was asked.
+async fn look(events: &Events, id: &str) -> Result<Found, Refusal> {
+    let Snapshot {
+        links, mut moving, ..
+    } = ask(events, Request::Snapshot).await?;
+    let moved = *moving.borrow_and_update();
+    let found = find(links, id).await?;
+    let moved = moved || moving.has_changed().unwrap_or(false);
+    if found.tunnel.is_some() || !moved {
+        return Ok(found);
+    }
+    let over = moving.wait_for(|moving| !moving);
+    // It takes no longer than this unless something is wrong: then the second look says what is known.
+    drop(tokio::time::timeout(HANDOVER_WITHIN, over).await);
+    let links = ask(events, Request::Snapshot).await?.links;
+    find(links, id).await
 }
 
 /// What the workers have said.

@@ -22,9 +22,10 @@ use wsgate_protocol::admin::{
     ServerStateRequest, StopRequest, UNRESPONSIVE_HEADER,
 };
 
-use super::{Refusal, close, metrics, status, tunnels};
+use super::{Refusal, close, events as news, metrics, status, tunnels};
 use crate::admin::Snapshot;
 use crate::event::{Event, Events, Request};
+use crate::reload::HELD_HELP;
 
 /// Longest body of a request.
 const BODY: usize = 64 * 1024;
@@ -114,9 +115,15 @@ async fn admin(request: HttpRequest<Incoming>, events: &Events, peer: Option<UCr
         }
         "/v1/reload" => {
             only(&method, &Method::POST)?;
-            body::<ReloadRequest>(request).await?;
-            log_change("reload", peer);
-            reloaded(ask(events, Request::Reload).await?)
+            reload(body(request).await?.unwrap_or_default(), events, peer).await
+        }
+        "/v1/events" => {
+            only(&method, &Method::GET)?;
+            let receiver = ask(events, Request::Events).await?;
+            let response = Response::builder()
+                .header(header::CONTENT_TYPE, news::CONTENT_TYPE)
+                .header(header::CACHE_CONTROL, "no-store");
+            response.body(news::body(receiver)).map_err(internal)
         }
         "/v1/stop" => {
             only(&method, &Method::POST)?;
@@ -150,7 +157,7 @@ async fn by_name(
         StatusCode::NOT_FOUND,
         "not_found",
         format!("there is no {path}"),
-        "GET /v1/status, GET /v1/tunnels, DELETE /v1/tunnels/{id}, POST /v1/reload, POST /v1/stop, PUT /v1/upstreams/{u}/servers/{addr}",
+        "GET /v1/status, GET /v1/tunnels, GET /v1/events, DELETE /v1/tunnels/{id}, POST /v1/reload, POST /v1/stop, PUT /v1/upstreams/{u}/servers/{addr}",
     ))
 }
 
@@ -204,8 +211,35 @@ async fn list(snapshot: Snapshot, filter: wsgate_protocol::admin::TunnelFilter) 
     response.body(list.body).map_err(internal)
 }
 
+async fn reload(request: ReloadRequest, events: &Events, peer: Option<UCred>) -> Answer {
+    match request {
+        ReloadRequest {
+            dry_run: true,
+            force: true,
+        } => Err(invalid(
+            "dry_run and force exclude each other".to_owned(),
+            "a dry run is never held back: leave force out",
+        )),
+        ReloadRequest { dry_run: true, .. } => reloaded(ask(events, Request::DryRun).await?),
+        ReloadRequest { force, .. } => {
+            log_change(if force { "forced reload" } else { "reload" }, peer);
+            reloaded(ask(events, |reply| Request::Reload { force, reply }).await?)
+        }
+    }
+}
+
 fn reloaded(outcome: ReloadOutcome) -> Answer {
     match outcome {
+        ReloadOutcome::Held(held) => Err(Refusal {
+            details: held.reasons().into(),
+            held: Some(Box::new(held.clone())),
+            ..Refusal::new(
+                StatusCode::CONFLICT,
+                "reload_held",
+                held.message(),
+                HELD_HELP,
+            )
+        }),
         ReloadOutcome::Failed { message, errors } if errors.is_empty() => Err(Refusal::new(
             StatusCode::CONFLICT,
             "reload_failed",
@@ -213,7 +247,7 @@ fn reloaded(outcome: ReloadOutcome) -> Answer {
             "nothing has changed; `wsctl status` and the log say more",
         )),
         ReloadOutcome::Failed { message, errors } => Err(Refusal {
-            details: errors,
+            details: errors.into(),
             ..Refusal::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "config_invalid",
@@ -256,8 +290,10 @@ async fn close_tunnel(
     id: &str,
 ) -> Answer {
     let order = close::order(body::<CloseRequest>(request).await?.unwrap_or_default())?;
-    let links = ask(events, Request::Snapshot).await?.links;
-    json(StatusCode::OK, &close::close(links, id, order, peer).await?)
+    json(
+        StatusCode::OK,
+        &close::close(events, id, order, peer).await?,
+    )
 }
 
 /// Who asked for a change goes to the log.
@@ -296,7 +332,7 @@ fn decoded(text: &str) -> Option<String> {
 }
 
 /// Asks the supervisor's loop.
-async fn ask<T>(
+pub(super) async fn ask<T>(
     events: &Events,
     request: impl FnOnce(oneshot::Sender<T>) -> Request,
 ) -> Result<T, Refusal> {
@@ -388,13 +424,15 @@ fn answer(answer: Answer) -> Response<Body> {
         message,
         help,
         details,
+        held,
         header,
     } = refusal;
     let error = ApiError {
         code: code.to_owned(),
         message,
         help: help.to_owned(),
-        details,
+        details: details.into_vec(),
+        held,
     };
     let mut response = json(status, &ErrorBody { error }).unwrap_or_else(|_| {
         let mut response = Response::new(

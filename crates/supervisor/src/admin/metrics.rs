@@ -25,6 +25,11 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     page.tunnels(&snapshot.routes, &status.upstreams);
     page.processes(snapshot);
     page.gauge(
+        "reload_held",
+        "Whether a reload is held back because it would drain too many tunnels",
+        i64::from(status.held_reload.is_some()),
+    );
+    page.gauge(
         "uptime_seconds",
         "Seconds since the supervisor started",
         status.uptime_seconds as i64,
@@ -42,6 +47,11 @@ struct Page(Registry);
 impl Page {
     fn totals(&mut self, totals: &Totals) {
         self.counter("tunnels_opened", "Tunnels opened", totals.tunnels_opened);
+        self.counter(
+            "handovers",
+            "Times that a live tunnel moved from one worker to another",
+            totals.handovers,
+        );
         let ended = totals
             .tunnels_ended
             .iter()

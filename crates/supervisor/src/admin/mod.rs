@@ -5,6 +5,7 @@
 //! waited for here, never in the loop.
 
 mod close;
+mod events;
 mod http;
 mod metrics;
 mod servers;
@@ -20,7 +21,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::{TcpListener, UnixListener};
 use wsgate_os::socket;
+use wsgate_protocol::admin::Held;
 
+pub(crate) use events::News;
 pub(crate) use http::{serve, serve_http};
 pub(crate) use snapshot::Snapshot;
 
@@ -36,7 +39,9 @@ pub(crate) struct Refusal {
     pub(crate) code: &'static str,
     pub(crate) message: String,
     pub(crate) help: &'static str,
-    pub(crate) details: Vec<String>,
+    pub(crate) details: Box<[String]>,
+    /// A reload that is held back.
+    pub(crate) held: Option<Box<Held>>,
     /// A header field of the answer, for programs: name and value.
     pub(crate) header: Option<(&'static str, Box<str>)>,
 }
@@ -53,7 +58,8 @@ impl Refusal {
             code,
             message: message.into(),
             help,
-            details: Vec::new(),
+            details: Box::default(),
+            held: None,
             header: None,
         }
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
 use wsgate_lifecycle::Phase;
-use wsgate_protocol::admin::{ServerState, ServerStateChanged, ServerStateRequest};
+use wsgate_protocol::admin::{EventKind, ServerState, ServerStateChanged, ServerStateRequest};
 use wsgate_protocol::control::ToWorker;
 
 use super::{Refusal, seconds_until, time_of_day_at};
@@ -48,6 +48,12 @@ impl Supervisor {
         let states = self.states.by_number(&self.numbers);
         self.send_to_all(&ToWorker::Servers { states });
         tracing::info!(upstream, server, %was, state = %change.state, "server state changed");
+        self.news.tell(EventKind::Server {
+            upstream: upstream.to_owned(),
+            server: server.to_owned(),
+            was,
+            state: change.state,
+        });
 
         let mut changed = ServerStateChanged {
             upstream: upstream.to_owned(),
@@ -153,7 +159,7 @@ impl Supervisor {
         }
     }
 
-    fn drain_server_within(
+    pub(crate) fn drain_server_within(
         &mut self,
         number: u32,
         grace: Duration,

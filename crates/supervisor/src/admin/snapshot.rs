@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
+use tokio::sync::watch;
 use wsgate_config::{Balance, Config};
 use wsgate_lifecycle::{Phase, State};
 use wsgate_protocol::admin::{
@@ -26,6 +27,8 @@ pub(crate) struct Snapshot {
     pub(crate) content: Option<Content>,
     pub(crate) config_file: PathBuf,
     pub(crate) routes: Vec<RouteFigures>,
+    /// Whether live tunnels move.
+    pub(crate) moving: watch::Receiver<bool>,
 }
 
 /// Tunnels by one route.
@@ -46,6 +49,7 @@ impl Supervisor {
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             config: self.config_status(),
             last_reload: self.reloads.last.clone(),
+            held_reload: self.reloads.held.as_ref().map(|held| held.report.clone()),
             generations: self.generation_statuses(),
             workers: self.worker_statuses(),
             vacant_slots: self.vacant_slots(),
@@ -60,6 +64,7 @@ impl Supervisor {
             content: self.running.as_ref().map(|running| running.content.clone()),
             config_file: self.options.config.clone(),
             routes: self.route_figures(),
+            moving: self.handovers.watch(),
         }
     }
 
@@ -109,6 +114,12 @@ impl Supervisor {
                 tunnels: workers()
                     .map(|link| self.figures.tunnels_of(link.block))
                     .sum(),
+                draining_tunnels: match state {
+                    GenerationState::Draining => workers()
+                        .map(|link| self.figures.tunnels_of(link.block))
+                        .sum(),
+                    _ => self.lost_in(*number),
+                },
             }
         };
         self.generations.iter().map(status).collect()

@@ -26,6 +26,7 @@ impl Supervisor {
             .assign(
                 &mut config,
                 self.generations.values().map(|record| &*record.config),
+                &self.figures,
             )
             .map_err(|full| Refused::Other(full.to_string()))?;
         warnings.extend(descriptors::warning(&config, self.descriptors));
@@ -50,7 +51,7 @@ impl Supervisor {
         })
     }
 
-    fn check_fixed(&self, config: &Config) -> Result<(), Refused> {
+    pub(super) fn check_fixed(&self, config: &Config) -> Result<(), Refused> {
         match self.fixed.changed_by(config) {
             Some(key) => Err(Refused::Other(format!(
                 "{key} cannot change while wsgate runs: restart wsgate, or set it back"

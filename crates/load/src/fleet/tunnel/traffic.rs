@@ -60,10 +60,9 @@ impl Tunnel {
         desk.tally.messages += came;
         desk.tally.bytes += came * size;
         desk.tally.flying -= came;
-        if let Some((_, sent)) = self.probe.take_if(|(sequence, _)| *sequence < after) {
-            desk.tally
-                .round_trips
-                .record(sent.elapsed().as_nanos() as u64);
+        if let Some((_, sent, phase)) = self.probe.take_if(|(sequence, ..)| *sequence < after) {
+            let phases = [phase, desk.phase.number()];
+            desk.tally.round_trip(phases, sent.elapsed());
         }
         self.end_of_life(desk)
     }
@@ -131,7 +130,7 @@ impl Tunnel {
                 break;
             };
             if self.probe.is_none() {
-                self.probe = Some((self.sent, Instant::now()));
+                self.probe = Some((self.sent, Instant::now(), desk.phase.number()));
             }
             let written = wire.write(desk.message(self.number, self.sent));
             self.sent += 1;
